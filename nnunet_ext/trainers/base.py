@@ -1,0 +1,332 @@
+"""The base of our trainers: everything that we know of nnU-Net's trainer (nnunetv2 2.8) is here."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+
+from nnunet_ext import __version__
+from nnunet_ext.trainers import checks
+from nnunet_ext.trainers.checkpoints import write_atomically
+from nnunet_ext.trainers.guards import LossGuard, NonFiniteLossError, check_outputs, explain_non_finite
+from nnunet_ext.trainers.schedules import CosineLRScheduler
+
+BYTES_PER_UNIT = 16.04 / 2  # of nnU-Net's feature map count, for one sample in float32, measured on PlainConvUNet
+SKIPPED_STEPS = 10  # with a gradient scaler: so many steps in a row may have a loss that is not finite
+
+
+class BaseTrainer(nnUNetTrainer):
+    """nnU-Net's trainer with plans that can be adapted, checks of the contract, atomic checkpoints, and variants.
+
+    A method's trainer sets the class attributes below, may override ``adapt_plans``, and is registered in
+    ``nnunet_ext.registry``; the suffixes of its name then work. Everything else is nnU-Net's, and may be overridden as in
+    any nnU-Net trainer (build another loss in ``_build_loss``).
+
+    Attributes:
+        OPTIONS: the method's own suffixes: suffix to class attributes (mappings are merged).
+        hyperparameters: nnU-Net's instance attributes (``initial_lr``, ``num_epochs``, ...) to set after its constructor.
+        optimizer_name: "sgd" (nnU-Net's: momentum 0.99, Nesterov) or "adamw" (betas 0.9 and 0.999).
+        schedule: "poly" (nnU-Net's, exponent 0.9) or "cosine" (to zero, no warm-up), both set once an epoch.
+        mirroring: mirror in training and at inference.
+        seed: seeds python, numpy and torch in ``initialize`` and, from (seed, epoch, rank), at the start of every epoch, so
+            that a resumed run continues as the uninterrupted one. Equal bits need a CPU and ``nnUNet_n_proc_DA=0``:
+            nnU-Net's augmentation workers are not seeded, and cuDNN chooses its algorithms by time.
+        supports_deep_supervision: False for methods whose network has one output only.
+    """
+
+    OPTIONS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    hyperparameters: ClassVar[Mapping[str, Any]] = {}
+    optimizer_name: ClassVar[str] = "sgd"
+    schedule: ClassVar[str] = "poly"
+    mirroring: ClassVar[bool] = True
+    seed: ClassVar[int | None] = None
+    supports_deep_supervision: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),
+    ) -> None:
+        """As nnU-Net's. ``plans`` is not changed, and ``plans["continue_training"]`` may be missing (False).
+
+        Raises:
+            RuntimeError: nnUNet_results or nnUNet_preprocessed is not set.
+        """
+        checks.require_variables()
+        plans = deepcopy(plans)
+        plans.setdefault("continue_training", False)
+        plans = self.adapt_plans(plans, configuration)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        for name, value in self.hyperparameters.items():
+            setattr(self, name, value)
+        self.skipped_steps = 0
+        self.data_was_checked = False
+        self._choose_deep_supervision()
+
+    # ------------------------------------------------------------------------------------------------ plans, network
+
+    def adapt_plans(self, plans: dict[str, Any], configuration: str) -> dict[str, Any]:
+        """Hook: change the plans before nnU-Net sees them, so that plans.json and checkpoints hold the effective network.
+
+        Called before nnU-Net's constructor, so most attributes do not exist yet. Must leave adapted plans as they are.
+
+        Args:
+            plans: a copy that may be changed.
+            configuration: the configuration to be trained; may be unknown (leave that to nnU-Net).
+
+        Returns:
+            The plans to use.
+        """
+        return plans
+
+    def set_architecture(self, plans: dict[str, Any], configuration: str, architecture: dict[str, Any]) -> None:
+        """For ``adapt_plans``: put a network into a configuration, and the version that it needs into the plans."""
+        plans["configurations"][configuration]["architecture"] = architecture
+        plans["nnunet_ext"] = {**plans.get("nnunet_ext", {}), "version": __version__, "trainer": type(self).__name__}
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Build the network that the plans name, and let it check the plans' patch size.
+
+        Raises:
+            ValueError: the network cannot work with the patch size (its own text).
+        """
+        network = nnUNetTrainer.build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+        check_patch_size = getattr(network, "check_patch_size", None)
+        if check_patch_size is not None:
+            check_patch_size(configuration_manager.patch_size)
+        return network
+
+    def bare_network(self) -> nn.Module:
+        """The network without the wrappers of DDP and torch.compile."""
+        network = self.network
+        network = network.module if self.is_ddp else network
+        return getattr(network, "_orig_mod", network)
+
+    # --------------------------------------------------------------------------------------------- deep supervision
+
+    def _choose_deep_supervision(self) -> None:
+        """Switch it off where the network has none, or the plans give one scale only (nnU-Net's weights would be NaN)."""
+        if not self.supports_deep_supervision:
+            self.enable_deep_supervision = False
+        if self.enable_deep_supervision:
+            scales = len(self._get_deep_supervision_scales())
+            if scales < 2:
+                self.enable_deep_supervision = False
+                self.print_to_log_file(
+                    f"Deep supervision is off: the configuration {self.configuration_name} gives {scales} scale(s), and "
+                    "nnU-Net's weights of the scales need at least 2."
+                )
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Switch the network's outputs, through DDP and torch.compile; never on when the trainer has it off.
+
+        Raises:
+            RuntimeError: asked to switch it on for a network without ``decoder.deep_supervision``.
+        """
+        enabled = enabled and self.enable_deep_supervision
+        network = self.bare_network()
+        decoder = getattr(network, "decoder", None)
+        if hasattr(decoder, "deep_supervision"):
+            decoder.deep_supervision = enabled
+        elif enabled:
+            raise RuntimeError(
+                f"{type(network).__name__} has no decoder.deep_supervision, so deep supervision cannot be on: set "
+                f"`supports_deep_supervision = False` in the trainer {type(self).__name__}."
+            )
+
+    # ------------------------------------------------------------------------------------------ optimisation, seeds
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """Optimizer and schedule by ``optimizer_name`` and ``schedule``.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        parameters = self.network.parameters()
+        optimizer: torch.optim.Optimizer
+        if self.optimizer_name == "sgd":
+            optimizer = torch.optim.SGD(
+                parameters, self.initial_lr, momentum=0.99, nesterov=True, weight_decay=self.weight_decay
+            )
+        elif self.optimizer_name == "adamw":
+            optimizer = torch.optim.AdamW(
+                parameters, self.initial_lr, betas=(0.9, 0.999), weight_decay=self.weight_decay
+            )
+        else:
+            raise ValueError(f"optimizer_name is {self.optimizer_name!r}; allowed are 'sgd' and 'adamw'.")
+        if self.schedule == "poly":
+            return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+        if self.schedule == "cosine":
+            return optimizer, CosineLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+        raise ValueError(f"schedule is {self.schedule!r}; allowed are 'poly' and 'cosine'.")
+
+    def _seed_everything(self, seed: int) -> None:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed % 2**63)
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:
+        """nnU-Net's choice; without mirroring its axes are None in training and for inference (an empty tuple crashes)."""
+        rotation, dummy_2d, initial_patch_size, mirror_axes = (
+            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        if not self.mirroring:
+            mirror_axes = None
+            self.inference_allowed_mirroring_axes = None
+        return rotation, dummy_2d, initial_patch_size, mirror_axes
+
+    # --------------------------------------------------------------------------------------------------- life cycle
+
+    def initialize(self) -> None:
+        """nnU-Net's; before it the seed and a look for preprocessed data, after it the guard around the loss."""
+        manager = self.plans_manager
+        checks.require_preprocessed(
+            self.preprocessed_dataset_folder, manager.dataset_name, manager.plans_name, self.configuration_name
+        )
+        if self.seed is not None:
+            self._seed_everything(self.seed)
+        super().initialize()
+        self.loss = LossGuard(self.loss, self.check_first_batch, every_step=self.grad_scaler is None)
+
+    def check_first_batch(self, output: Any, target: Any) -> None:
+        """Hook: compare the first training batch's output with its target. Overridden by methods with other outputs.
+
+        Raises:
+            ContractError: they do not fit.
+        """
+        check_outputs(
+            output, target, self.label_manager.num_segmentation_heads, type(self.bare_network()).__name__
+        )
+
+    def on_train_start(self) -> None:
+        """nnU-Net's; before it every case is opened once, after it the memory estimate is logged."""
+        if not self.was_initialized:
+            self.initialize()
+        self._check_data()
+        super().on_train_start()
+        self.log_memory()
+
+    def on_train_epoch_start(self) -> None:
+        """nnU-Net's, seeded."""
+        if self.seed is not None:
+            state = np.random.SeedSequence((self.seed, self.current_epoch, self.local_rank)).generate_state(1)
+            self._seed_everything(int(state[0]))
+        super().on_train_epoch_start()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's; with ``--val`` the cases have not been opened yet, so look at them first."""
+        self._check_data()
+        super().perform_actual_validation(save_probabilities)
+
+    def _check_data(self) -> None:
+        """Once, on rank 0: can every case of the fold be read, and are the cascade's first-stage predictions there?"""
+        if self.data_was_checked or self.local_rank != 0:
+            return
+        training, validation = self.do_split()
+        cases = [*training, *validation]
+        manager, folder = self.plans_manager, self.preprocessed_dataset_folder
+        command = (
+            f"`nnUNetv2_preprocess -d {manager.dataset_name} -plans_name {manager.plans_name} "
+            f"-c {self.configuration_name}`"
+        )
+        checks.require_readable(checks.unreadable_cases(self.dataset_class, folder, cases), folder, command)
+        if self.is_cascaded:
+            stage = self.configuration_manager.previous_stage_name
+            first = f"`nnUNetv2_train {manager.dataset_name} {stage} FOLD -tr {type(self).__name__} -p {manager.plans_name}`"
+            checks.require_previous_stage(
+                self.folder_with_segs_from_previous_stage, sorted(set(cases)), first, type(self).__name__
+            )
+        self.data_was_checked = True
+
+    def log_memory(self) -> None:
+        """Log the estimate of what a training step keeps for its backward pass; networks without a count are skipped."""
+        network = self.bare_network()
+        count = getattr(network, "compute_conv_feature_map_size", None)
+        if count is None:
+            return
+        gigabytes = self.activation_gigabytes(network)
+        self.print_to_log_file(
+            f"{type(network).__name__}: {sum(p.numel() for p in network.parameters()):,} parameters; about "
+            f"{gigabytes:.2f} GB kept for the backward pass in float32 (patch {tuple(self.configuration_manager.patch_size)}, "
+            f"batch {self.batch_size}; mixed precision needs less; weights, gradients and optimizer come on top)."
+        )
+
+    def activation_gigabytes(self, network: nn.Module) -> float:
+        """Estimate (GB = 1e9 bytes) by ``network.compute_conv_feature_map_size``, at the plans' patch and our batch size."""
+        units = network.compute_conv_feature_map_size(self.configuration_manager.patch_size)  # type: ignore[operator]
+        return float(units) * BYTES_PER_UNIT * self.batch_size / 1e9
+
+    # ---------------------------------------------------------------------------------------------- training step
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """nnU-Net's, with a look at the loss, which is on the host already.
+
+        On devices without gradient scaler a loss that is not finite raises before it reaches the weights. With one, such a
+        step is skipped by the scaler: it is logged, and raises when it is the first or ``SKIPPED_STEPS`` follow each other.
+
+        Raises:
+            NonFiniteLossError: says where the first value that is not finite arose.
+        """
+        try:
+            result: dict[str, Any] = super().train_step(batch)
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(f"{error} {self._explain(batch)}") from None
+        if math.isfinite(float(np.asarray(result["loss"]).item())):
+            self.skipped_steps = 0
+            return result
+        self.skipped_steps += 1
+        text = f"The loss is {result['loss']} in epoch {self.current_epoch}."
+        if self.skipped_steps in (1, SKIPPED_STEPS):
+            text = f"{text} {self._explain(batch)}"
+        if self.skipped_steps >= SKIPPED_STEPS or self.grad_scaler is None:
+            raise NonFiniteLossError(text)
+        self.print_to_log_file(f"WARNING: {text} The gradient scaler skips this step.")
+        return result
+
+    def _explain(self, batch: dict[str, Any]) -> str:
+        """Where values that are not finite come from in this batch."""
+        on_gpu = self.device.type == "cuda"
+        autocast: AbstractContextManager[Any] = torch.autocast("cuda") if on_gpu else nullcontext()
+        cases = [str(case) for case in batch.get("keys", [])]
+        return explain_non_finite(self.bare_network(), batch["data"].to(self.device), cases, autocast)
+
+    # ------------------------------------------------------------------------------------------------- checkpoints
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's, atomic: after a failure the earlier file is as it was, and no half-written file is left.
+
+        Raises:
+            RuntimeError: the file could not be written; names it, the free space and what to do.
+        """
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        advice = (
+            f"Make room in {os.path.dirname(filename)} (old results, the preprocessed data of other configurations) and "
+            "continue with the same nnUNetv2_train command and --c."
+        )
+        write_atomically(filename, super().save_checkpoint, advice)

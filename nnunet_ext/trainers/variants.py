@@ -1,0 +1,72 @@
+"""Trainer classes made from their names: ``SSHUNetTrainer_GSM_AdamW_250epochs``.
+
+A class is made when it is first asked for, cached, and belongs to the module of its base class; with
+
+    __getattr__ = variant_attribute(__name__)
+
+in that module it can be imported and pickled by its name, in spawned workers too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable
+
+from nnunet_ext.names import UnknownNameError, parse_trainer
+from nnunet_ext.trainers.options import variant_attributes
+
+_classes: dict[str, type] = {}
+_lock = threading.RLock()
+
+
+def trainer_class(name: str) -> type:
+    """The trainer class of that name; the same object at every call.
+
+    Args:
+        name: a registered base class' name with any suffixes in canonical order, such as ``SSHUNetTrainer_GSF_Seed1``.
+
+    Returns:
+        The class; with suffixes, a subclass of the base with their class attributes.
+
+    Raises:
+        UnknownNameError: (an AttributeError) the name begins with none of our bases, or has wrong suffixes.
+    """
+    with _lock:
+        if name not in _classes:
+            _classes[name] = _make(name)
+        return _classes[name]
+
+
+def _make(name: str) -> type:
+    """Import the base class and, when the name has suffixes, derive from it."""
+    parsed = parse_trainer(name)
+    if parsed is None:
+        raise UnknownNameError(f"{name!r} is not a trainer of nnunet_ext; `nnunet-ext list` shows those that are.")
+    module_name, _, attribute = parsed.entry.target.partition(":")
+    base: type = getattr(importlib.import_module(module_name), attribute)
+    if not parsed.suffixes:
+        return base
+    attributes = variant_attributes(base, parsed.suffixes)
+    documentation = f"``{base.__name__}`` with the suffixes {', '.join(parsed.suffixes)}."
+    special = {"__module__": base.__module__, "__qualname__": name, "__doc__": documentation}
+    return type(name, (base,), {**attributes, **special})
+
+
+def variant_attribute(module_name: str) -> Callable[[str], type]:
+    """A module-level ``__getattr__`` that makes the variants of the trainers defined in that module.
+
+    Args:
+        module_name: the module's ``__name__``.
+
+    Returns:
+        A function of an attribute's name; it returns the class or raises AttributeError.
+    """
+
+    def __getattr__(name: str) -> type:
+        parsed = parse_trainer(name)
+        if parsed is None or not parsed.suffixes or parsed.entry.target.partition(":")[0] != module_name:
+            raise AttributeError(f"module {module_name!r} has no attribute {name!r}")
+        return trainer_class(name)
+
+    return __getattr__

@@ -1,0 +1,43 @@
+"""Fixtures of the trainers' tests: a workspace of tiny data for the session, results of each test apart."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import support  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> support.Workspace:
+    """Tiny data sets, made when first asked for."""
+    return support.Workspace(tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture(scope="session")
+def planned(workspace: support.Workspace) -> Callable[[str], dict[str, Any]]:
+    """Plans (nnU-Net's own, thin) of a kind of data, preprocessed for 3d_fullres."""
+    made: dict[str, dict[str, Any]] = {}
+
+    def plans_of(kind: str) -> dict[str, Any]:
+        if kind not in made:
+            made[kind] = workspace.plan(kind)
+            with workspace.environment():
+                workspace.preprocess(made[kind])
+        return made[kind]
+
+    return plans_of
+
+
+@pytest.fixture(autouse=True)
+def environment(workspace: support.Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """nnU-Net's folders; results in the test's own folder; pools of threads."""
+    support.spawn_as_threads(monkeypatch.setattr)
+    with workspace.environment(tmp_path / "nnUNet_results"):
+        yield
