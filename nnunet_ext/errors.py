@@ -1,0 +1,11 @@
+"""Errors that the command line answers with one sentence instead of a traceback."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can put right; the message says what was found and what to do."""
+
+
+class UnsupportedNnunetError(RuntimeError):
+    """The installed nnunetv2 is outside the tested range; the message says which is needed and how to get it."""
