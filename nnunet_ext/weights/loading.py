@@ -1,0 +1,157 @@
+"""Read a checkpoint from elsewhere: tensors come out of it, and nothing in it is executed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnunet_ext.errors import UserError
+
+_PREFIXES = ("module.", "backbone.", "_orig_mod.")
+_NUMPY_NUMBERS = ("bool", "int32", "int64", "float16", "float32", "float64")
+
+
+class CheckpointError(UserError, ValueError):
+    """A checkpoint that cannot be used: the message says what was found and what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        state: float32 CPU tensors by their names in the file, wrapper prefixes removed.
+        numbers: the scalar entries beside the weights (`epoch`, `best_acc`).
+        file_name: the file's name without its folder.
+        sha256: hexadecimal digest of the file.
+    """
+
+    state: dict[str, torch.Tensor]
+    numbers: dict[str, float]
+    file_name: str
+    sha256: str
+
+
+def shorten(names: Iterable[str], most: int = 5) -> str:
+    """The first `most` of `names`, sorted, and how many more there are."""
+    listed = sorted(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read the weights of a checkpoint file without executing anything that is in it.
+
+    Accepted are a dict with the entry `state_dict` (what SSH-UNet's scripts write, specification sshunet 2.1) and a
+    bare state dict. Only tensors, plain containers, numbers and strings are constructed, and numpy numbers and numeric
+    arrays, because published checkpoints may hold their best accuracy as one.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, needs other objects, or holds no usable state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    content = _safe_load(path)
+    weights = _find_state_dict(content, path.name)
+    numbers = {}
+    if isinstance(content, Mapping):
+        numbers = {key: number for key in ("epoch", "best_acc") if (number := _as_number(content.get(key))) is not None}
+    return Checkpoint(_clean(weights, path.name), numbers, path.name, _sha256(path))
+
+
+def _safe_load(path: Path) -> Any:
+    try:
+        with _numpy_allowed():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen unrelated types for files that it cannot read
+        foreign = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
+        if foreign is not None:
+            raise CheckpointError(
+                f"{path.name}: the file asks for Python objects ({foreign.group(1)}); only tensors, numbers and text "
+                "are read, and nothing was executed. Where you trust the file, save its weights alone: "
+                "torch.save({'state_dict': model.state_dict()}, 'weights.pt')"
+            ) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0][:160]
+        raise CheckpointError(
+            f"{path.name}: not a readable PyTorch checkpoint, perhaps cut off or damaged ({reason})"
+        ) from error
+
+
+def _numpy_allowed() -> contextlib.AbstractContextManager[Any]:
+    """Let numpy's numbers and numeric arrays through torch's restricted unpickler, for the time of one load."""
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
+        return contextlib.nullcontext()  # cannot be told what to allow: such files are refused with an explanation
+    multiarray = getattr(np, "_core", None) or np.core
+    scalar, reconstruct = multiarray.multiarray.scalar, multiarray.multiarray._reconstruct
+    allowed: list[Any] = [np.ndarray, np.dtype, *(type(np.dtype(name)) for name in _NUMPY_NUMBERS)]
+    for function, name in ((scalar, "scalar"), (reconstruct, "_reconstruct")):
+        # numpy 1 and 2 call the module differently, and a file remembers the name it was written under
+        allowed += [(function, f"numpy.core.multiarray.{name}"), (function, f"numpy._core.multiarray.{name}")]
+    context: contextlib.AbstractContextManager[Any] = torch.serialization.safe_globals(allowed)
+    return context
+
+
+def _as_number(value: Any) -> float | None:
+    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+        array = np.asarray(value)
+        return float(array.reshape(())) if array.size == 1 else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _find_state_dict(content: Any, name: str) -> Mapping[str, Any]:
+    if isinstance(content, Mapping):
+        if "network_weights" in content:
+            raise CheckpointError(
+                f"{name}: this is an nnU-Net checkpoint already; use its model folder or give it to -pretrained_weights"
+            )
+        weights = content.get("state_dict", content)
+        if isinstance(weights, Mapping) and weights:
+            if all(isinstance(value, torch.Tensor) for value in weights.values()):
+                return weights
+            if weights is not content:
+                raise CheckpointError(f"{name}: its state_dict holds entries that are not tensors")
+        found = f"a dict with the entries {shorten(map(str, content))}" if content else "an empty dict"
+    else:
+        found = f"an object of type {type(content).__name__}"
+    raise CheckpointError(f"{name}: no weights found; expected a state dict, or a dict with 'state_dict', got {found}")
+
+
+def _strip(key: str) -> str:
+    while key.startswith(_PREFIXES):
+        key = key.split(".", 1)[1]
+    return key
+
+
+def _clean(weights: Mapping[str, Any], name: str) -> dict[str, torch.Tensor]:
+    """Float32 tensors under names without wrapper prefixes."""
+    state: dict[str, torch.Tensor] = {}
+    for key, value in weights.items():
+        stripped = _strip(str(key))
+        if stripped in state:
+            raise CheckpointError(
+                f"{name}: two entries are called {stripped} once the prefixes of wrappers are removed"
+            )
+        if value.layout != torch.strided or value.is_quantized:
+            raise CheckpointError(f"{name}: {key} is not a dense tensor but {value.dtype}, {value.layout}")
+        state[stripped] = value.detach().float().contiguous()
+    broken = [key for key, value in state.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise CheckpointError(f"{name}: NaN or infinite weights in {shorten(broken)}")
+    return state
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,113 @@
+"""Computes the golden fixtures' outputs with this package's code, from a fixture's description alone.
+
+Whole networks go through the importer that loads published checkpoints, single modules through its map of names.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+try:
+    import golden_tools as golden
+except ModuleNotFoundError:  # loaded by its path, outside of pytest
+    sys.path.append(str(Path(__file__).parent))
+    import golden_tools as golden
+
+from nnunet_ext.architectures.blocks.gates import make_gate
+from nnunet_ext.weights.configuration import Configuration, GateChoice, from_constructor, infer_configuration
+from nnunet_ext.weights.loading import CheckpointError
+from nnunet_ext.weights.sshunet import build_network, canonical_state, gate_key_map, load_weights
+
+Arrays = dict[str, np.ndarray]
+
+
+def run_fixture(method: str, spec: dict[str, Any], given: dict[str, np.ndarray]) -> Arrays:
+    """Compute the outputs that a fixture names.
+
+    Args:
+        method: the fixture's folder ("sshunet").
+        spec: the fixture's description: `kind`, `constructor`, `mode`, `state`, `inputs`, `outputs`.
+        given: stored arrays that are inputs of the fixture, by name; they replace generated inputs of the same name.
+
+    Returns:
+        Output name -> float32 array.
+
+    Raises:
+        ValueError: a method or kind of fixture that this package has no code for.
+    """
+    runners: dict[tuple[str, str], Callable[[dict[str, Any], dict[str, Tensor]], dict[str, Tensor]]] = {
+        ("sshunet", "network"): _sshunet_network,
+        ("sshunet", "gate"): _sshunet_gate,
+    }
+    runner = runners.get((method, spec["kind"]))
+    if runner is None:
+        raise ValueError(
+            f"no code for fixtures of method {method!r} and kind {spec['kind']!r}; there is: {sorted(runners)}"
+        )
+    inputs = {entry["name"]: torch.from_numpy(golden.make_input(entry)) for entry in spec["inputs"]}
+    inputs |= {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in given.items()}
+    with torch.no_grad():
+        outputs = runner(spec, inputs)
+    return {name: value.numpy() for name, value in outputs.items()}
+
+
+def reference_weights(spec: dict[str, Any]) -> dict[str, Tensor]:
+    """The fixture's weights by the original's names."""
+    return {key: torch.from_numpy(value) for key, value in golden.reference_state(spec).items()}
+
+
+def gate_choice(constructor: Mapping[str, Any]) -> GateChoice:
+    """What a user would tell the importer about the network that `constructor` describes."""
+    return GateChoice(
+        constructor["gate_type"] or "none",
+        tuple(constructor["gate_pos"]),
+        constructor["gate_in_bottleneck"],
+        constructor["gate_dec"],
+    )
+
+
+def import_fixture(spec: dict[str, Any]) -> tuple[nn.Module, Configuration]:
+    """Our network with the fixture's weights, by way of the importer, and its configuration."""
+    constructor = spec["constructor"]
+    state, _ = canonical_state(reference_weights(spec))
+    configuration = infer_configuration(state, gate_choice(constructor))
+    if configuration != from_constructor(constructor):
+        raise CheckpointError(f"the importer inferred {configuration}, the original was built with {constructor}")
+    heads = configuration.heads if spec["mode"] == "train" else 0
+    network = build_network(configuration, axes="zyx", stacked_supervision=heads)
+    load_weights(network, state, configuration)
+    network.train(spec["mode"] == "train")
+    decoder: Any = network.decoder
+    decoder.deep_supervision = heads > 0
+    return network, configuration
+
+
+def _sshunet_network(spec: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    network: Any
+    network, _ = import_fixture(spec)
+    compute = {"logits": network, "view_features": network.view_features}
+    return {entry["name"]: compute[entry["name"]](inputs["x"].clone()) for entry in spec["outputs"]}
+
+
+def _sshunet_gate(spec: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    constructor, x = spec["constructor"], inputs["x"]
+    kind = constructor["class"].lower()
+    options: dict[str, Any] = {"decoder": bool(constructor.get("decoder", False))}
+    if "channels_division" in constructor:
+        options["fold_div"] = constructor["channels_division"]
+    if "gsf_ch_ratio" in constructor:
+        options["ratio"] = constructor["gsf_ch_ratio"] / 100
+    gate: Any = make_gate(kind, constructor.get("fPlane", x.shape[1]), **options)
+    names = gate_key_map(kind)
+    gate.load_state_dict({names[key]: value for key, value in reference_weights(spec).items()}, strict=True)
+    gate.train(spec["mode"] == "train")
+    wanted = {entry["name"] for entry in spec["outputs"]}
+    outputs = {"y": gate(x.clone(), 0)} if "y" in wanted else {}
+    return outputs | ({"gate": gate.gate_map(x.clone(), 0)} if "gate" in wanted else {})
