@@ -1,11 +1,11 @@
 """The published SSH-UNet, formulated the straightforward way: the baseline that `sshunet.py` compares with.
 
-Three views are made by transposing the *activations* and stacked on the batch axis (view-major); every 1x3x3 convolution is an
-ordinary `nn.Conv3d`, every normalisation an ordinary `nn.InstanceNorm3d`, slices are shifted by assigning into a tensor of
-zeros, and the decoder concatenates. Parameter names are those of published checkpoints.
+Three views are made by transposing the *activations* and stacked on the batch axis (view-major); every 1x3x3
+convolution is an ordinary `nn.Conv3d`, every normalisation an ordinary `nn.InstanceNorm3d`, slices are shifted by
+assigning into a tensor of zeros, and the decoder concatenates. Parameter names are those of published checkpoints.
 
-Source: C. I. Ugwu, S. Casarin, O. Lanz, "Spatiotemporal Modeling Encounters 3D Medical Image Analysis: Slice-Shift UNet with
-Multi-View Fusion", arXiv 2307.12853; written from a description of the network, not from its code.
+Source: C. I. Ugwu, S. Casarin, O. Lanz, "Spatiotemporal Modeling Encounters 3D Medical Image Analysis: Slice-Shift
+UNet with Multi-View Fusion", arXiv 2307.12853; written from a description of the network, not from its code.
 
 Differences: cubes only, as published; basic decoder blocks and dropout are left out (no published result uses them).
 
@@ -18,7 +18,7 @@ import argparse
 import importlib.util
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -123,6 +123,12 @@ def make_gate(kind: str, channels: int, decoder: bool) -> nn.Module:
     return {"gsm": GateShift, "gsf": GateShiftFuse}[kind](channels, decoder)
 
 
+def triple(values: Sequence[int]) -> tuple[int, int, int]:
+    """Three numbers as a tuple."""
+    first, second, third = values
+    return first, second, third
+
+
 def named_conv(conv: nn.Module) -> nn.Sequential:
     """`conv` under the name that it has in checkpoints (`....conv.weight`)."""
     return nn.Sequential(OrderedDict(conv=conv))
@@ -130,8 +136,8 @@ def named_conv(conv: nn.Module) -> nn.Sequential:
 
 def padded_conv(inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int]) -> nn.Sequential:
     """Convolution without bias that keeps (stride 1) or divides (stride 2) each axis."""
-    padding = tuple((k - s + 1) // 2 for k, s in zip(kernel, stride, strict=True))
-    return named_conv(nn.Conv3d(inputs, outputs, tuple(kernel), tuple(stride), padding, bias=False))
+    padding = triple([(k - s + 1) // 2 for k, s in zip(kernel, stride, strict=True)])
+    return named_conv(nn.Conv3d(inputs, outputs, triple(kernel), triple(stride), padding, bias=False))
 
 
 class ResidualBlock(nn.Module):
@@ -163,11 +169,11 @@ class UpBlock(nn.Module):
         self, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int], gate: str | None
     ) -> None:
         super().__init__()
-        self.transp_conv = named_conv(nn.ConvTranspose3d(inputs, outputs, tuple(stride), tuple(stride)))
+        self.transp_conv = named_conv(nn.ConvTranspose3d(inputs, outputs, triple(stride), triple(stride)))
         self.conv_block = ResidualBlock(2 * outputs, outputs, kernel, (1, 1, 1), gate, decoder=True)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """x (3B, C, T, H, W) and the skip of the level above to that level's (3B, C', T', H', W')."""
+        """Go from (3B, C, T, H, W) and the skip of the level above to that level's (3B, C', T', H', W')."""
         return self.conv_block(torch.cat([self.transp_conv(x), skip], dim=1))
 
 
@@ -212,7 +218,7 @@ class FusionUp(nn.Module):
         self.conv_block = BasicBlock(2 * outputs, outputs, 1)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """x (B, C, D, H, W) and a skip of twice its size to the skip's shape."""
+        """Go from (B, C, D, H, W) and a skip of twice its size to the skip's shape."""
         return self.conv_block(torch.cat([self.transp_conv(x), skip], dim=1))
 
 
@@ -309,7 +315,7 @@ class PublishedSSHUNet(nn.Module):
         return self.decode(x)[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, D, D, D) to logits (B, K, D, D, D); with auxiliary heads in training mode (B, 1 + heads, K, D, D, D)."""
+        """(B, C, D, D, D) to logits (B, K, D, D, D); training with auxiliary heads (B, 1 + heads, K, D, D, D)."""
         features = self.decode(x)
         logits = self.output_block(features[0])
         if not (self.training and self.deep_supervision_heads):
@@ -355,7 +361,7 @@ def fixture_error(golden: ModuleType, path: Path) -> float:
     network.load_state_dict({key: torch.from_numpy(value) for key, value in golden.reference_state(spec).items()})
     network.train(spec["mode"] == "train")
     x = torch.from_numpy(golden.make_input(spec["inputs"][0]))
-    compute = {"logits": network, "view_features": network.view_features}
+    compute: dict[str, Callable[[Tensor], Tensor]] = {"logits": network, "view_features": network.view_features}
     names = [entry["name"] for entry in spec["outputs"]]
     return max(golden.compare(name, compute[name](x).numpy(), spec, expected) for name in names)
 
