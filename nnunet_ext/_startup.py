@@ -1,11 +1,12 @@
 """The start-up hook: nnU-Net's stock commands look our names up, with no environment variable set.
 
-Python calls ``register()`` at every interpreter start, through ``nnunet_ext.pth`` (``nnunet_ext.start`` from Python 3.15 on).
-It puts one finder on ``sys.meta_path``, which waits for the single module ``nnunetv2.utilities.find_class_by_name``, lets
-Python's own finders find it, removes itself, and has ``nnunet_ext.lookup`` wrap that module's look-up function. Nothing else
-happens: standard library only, no network, no change of the environment, no import of torch or nnunetv2, no exception.
-``NNUNET_EXT_DISABLE_STARTUP=1`` switches it off; the manual way is then ``export nnUNet_extTrainer="$(nnunet-ext env)"`` for
-trainers and ``nnunet-ext plan`` for planners.
+Python calls ``register()`` at every interpreter start, through ``nnunet_ext.pth`` (``nnunet_ext.start`` from Python
+3.15 on). It puts one finder on ``sys.meta_path``, which waits for the single module
+``nnunetv2.utilities.find_class_by_name``, lets Python's own finders find it, removes itself, and has
+``nnunet_ext.lookup`` wrap that module's look-up function. Nothing else happens: standard library only, no network, no
+change of the environment, no import of torch or nnunetv2, no exception. ``NNUNET_EXT_DISABLE_STARTUP=1`` switches it
+off; the manual way is then ``export nnUNet_extTrainer="$(nnunet-ext env)"`` for trainers and ``nnunet-ext plan`` for
+planners.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ _FINDER = _Finder()
 
 
 def register(force: bool = False) -> None:
-    """Have nnU-Net find our names, whether nnunetv2 is imported later or has been already. Calling it again does nothing.
+    """Have nnU-Net find our names, whether it is imported later or has been already; calling again does nothing.
 
     Args:
         force: also where ``NNUNET_EXT_DISABLE_STARTUP`` is set (``nnunet_ext.lookup.install`` and ``nnunet-ext plan``).
@@ -69,7 +70,7 @@ def register(force: bool = False) -> None:
     if MODULE in sys.modules:
         _wrap(sys.modules[MODULE])
     elif _FINDER not in sys.meta_path:
-        sys.meta_path.insert(0, _FINDER)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _FINDER)
 
 
 def is_waiting() -> bool:

@@ -1,10 +1,11 @@
 """Finding our classes by name, and answering nnU-Net's own look-ups where it finds nothing itself.
 
-nnU-Net looks everything up with one function, ``nnunetv2.utilities.find_class_by_name.recursive_find_python_class``. The start-up
-hook has ``wrap`` put a wrapper around it: nnU-Net's own answer always comes first, ours only where it has none, so built-in names
-are never shadowed and other people's trainers in ``nnUNet_extTrainer`` are still found.
+nnU-Net looks everything up with one function, ``nnunetv2.utilities.find_class_by_name.recursive_find_python_class``.
+The start-up hook has ``wrap`` put a wrapper around it: nnU-Net's own answer always comes first, ours only where it has
+none, so built-in names are never shadowed and other people's trainers in ``nnUNet_extTrainer`` are still found.
 
-Where Python does not read start-up files, or this package was installed while a notebook was already running, call ``install()``::
+Where Python does not read start-up files, or this package was installed while a notebook was already running, call
+``install()``::
 
     from nnunet_ext.lookup import install
 
@@ -55,7 +56,7 @@ def find(kind: registry.Kind, name: str) -> type | None:
 
 
 def install() -> None:
-    """Have nnU-Net find our names in this process, whether or not nnunetv2 is imported already, and start-up file or not."""
+    """Have nnU-Net find our names in this process: before or after nnunetv2 is imported, start-up file or not."""
     _startup.register(force=True)
 
 

@@ -1,9 +1,9 @@
 """The grammar of names: what may follow a trainer's or a planner's base name, and in which order.
 
-Trainers: ``Base`` then, each after one underscore and in this order: one of each group of method options, a recipe, ``KD``,
-``AdamW``, ``NoMirroring``, ``Seed<n>``, ``<n>its`` (iterations an epoch), ``<n>epochs``; for example
-``SSHUNetTrainer_GSM_VFN_AdamW_250epochs``. Planners: ``Base[M|L|XL][_<Recipe>][_W<n>]``; for example ``SSHUNetPlannerL_W16``.
-Numbers are positive, without leading zeros (``Seed0`` is allowed). Standard library only.
+Trainers: ``Base`` then, each after one underscore and in this order: one of each group of method options, a recipe,
+``KD``, ``AdamW``, ``NoMirroring``, ``Seed<n>``, ``<n>its`` (iterations an epoch), ``<n>epochs``; for example
+``SSHUNetTrainer_GSM_VFN_AdamW_250epochs``. Planners: ``Base[M|L|XL][_<Recipe>][_W<n>]``; for example
+``SSHUNetPlannerL_W16``. Numbers are positive, without leading zeros (``Seed0`` is allowed). Standard library only.
 """
 
 from __future__ import annotations
@@ -80,7 +80,11 @@ def trainer_suffixes(entry: TrainerEntry) -> tuple[str, ...]:
 
 def planner_suffixes(entry: PlannerEntry) -> tuple[str, ...]:
     """The endings that an entry knows, for people: ``("M|L|XL", "_Published", "_W<n>")``."""
-    endings = ("|".join(entry.presets), "|".join(f"_{recipe}" for recipe in entry.recipes), "_W<n>" if entry.width else "")
+    endings = (
+        "|".join(entry.presets),
+        "|".join(f"_{recipe}" for recipe in entry.recipes),
+        "_W<n>" if entry.width else "",
+    )
     return tuple(ending for ending in endings if ending)
 
 
@@ -135,7 +139,7 @@ def plans_name(planner_name: str) -> str:
 
 
 def suggestion(kind: Kind, name: str) -> str | None:
-    """A sentence for a name that is none of ours but looks like a slip of one of ours (``SSHUnetTrainer_GSM``), else None."""
+    """A sentence for a name that looks like a slip of one of ours (``SSHUnetTrainer_GSM``), else None."""
     bases = TRAINERS if kind == "trainer" else PLANNERS
     head, underscore, rest = name.partition("_")
     for preset in ("XL", "L", "M", ""):
@@ -151,20 +155,19 @@ def _longest_base(bases: Iterable[str], name: str, separator: str) -> str | None
     return max(fitting, key=len, default=None)
 
 
-def _check_suffixes(
-    problem: str, stem: str, suffixes: tuple[str, ...], slots: tuple[_Slot, ...], grammar: str
-) -> None:
+def _check_suffixes(problem: str, stem: str, suffixes: tuple[str, ...], slots: tuple[_Slot, ...], grammar: str) -> None:
     """Raise UnknownNameError unless each suffix fits one slot, and the slots stand in ascending order, each once."""
     places = [next((i for i, slot in enumerate(slots) if slot.fits(s)), None) for s in suffixes]
     unknown = [s for s, place in zip(suffixes, places, strict=True) if place is None]
     if unknown:
-        what = "an empty suffix (an underscore too many)" if "" in unknown else f"no suffix {', '.join(map(repr, unknown))}"
+        strange = ", ".join(repr(s) for s in unknown if s)
+        what = f"{stem} has no suffix {strange}." if strange else "there is an underscore too many."
         meant = [s if s not in unknown else _correct(s, slots) for s in suffixes]
         fixed = [s for s in meant if s]
         order = _order(fixed, slots)
         found = len(fixed) == len([s for s in suffixes if s]) and len(set(order)) == len(order)
         advice = f" Did you mean {_spell(stem, fixed, slots)}?" if found else ""
-        raise UnknownNameError(f"{problem}: {stem} {'has' if '' not in unknown else 'is followed by'} {what}.{advice} {grammar}")
+        raise UnknownNameError(f"{problem}: {what}{advice} {grammar}")
     order = [place for place in places if place is not None]
     for i in set(order):
         if order.count(i) > 1:

@@ -1,7 +1,7 @@
-"""Everything that has a name, as pure data: which trainers, planners and networks there are, where, and what they can do.
+"""Everything that has a name, as pure data: which trainers, planners and networks there are, and what they can do.
 
-The look-ups, the command line, the shim folder, the documentation and the contract tests all read these tables. Nothing is imported
-here but the standard library. A package of one's own adds its entries with ``register``.
+The look-ups, the command line, the shim folder, the documentation and the contract tests all read these tables. Nothing
+is imported here but the standard library. A package of one's own adds its entries with ``register``.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class PlannerEntry:
 
 @dataclass(frozen=True)
 class NetworkEntry:
-    """A network: its name, its class as ``"module:attribute"``, the dimensions it is made for, and one line for people."""
+    """A network: its name, its class as ``"module:attribute"``, the dimensions it is made for, one line for people."""
 
     name: str
     target: str
@@ -94,7 +94,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             deep_supervision=True,
             cascade=True,
             kd=False,
-            summary="SSH-UNet: three orthogonal 2D views of a volume with shared weights, features shifted between slices",
+            summary="SSH-UNet: three orthogonal 2D views with shared weights, features shifted between slices",
         ),
     )
 }
@@ -133,8 +133,8 @@ def register(entry: Entry) -> None:
     name = entry.name
     if not name.isidentifier() or "__" in name or name.startswith("_") or name.endswith("_"):
         raise ValueError(
-            f"{name!r} can't be registered: a name must be a Python name without '__' inside and without '_' at its ends "
-            "(nnU-Net joins trainer, plans and configuration with '__' in its folder names)"
+            f"{name!r} can't be registered: a name must be a Python name without '__' inside and without '_' at its "
+            "ends (nnU-Net joins trainer, plans and configuration with '__' in its folder names)"
         )
     if isinstance(entry, PlannerEntry) and not name.endswith("Planner"):
         raise ValueError(f"{name!r} can't be registered: a planner's name must end with 'Planner'")

@@ -12,7 +12,7 @@ TESTED = ((2, 8, 1), (2, 9, 0))
 
 
 def installed_nnunet() -> str | None:
-    """Version of the installed nnunetv2 by its metadata; None where there is none (for example a source folder on PYTHONPATH)."""
+    """Version of the installed nnunetv2 by its metadata; None where there is none, as for a folder on PYTHONPATH."""
     try:
         return version("nnunetv2")
     except PackageNotFoundError:

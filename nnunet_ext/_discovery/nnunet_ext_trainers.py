@@ -1,7 +1,8 @@
 """The manual way for trainers: this module's folder goes into ``nnUNet_extTrainer`` (``nnunet-ext env`` prints it).
 
-nnU-Net imports this module and asks it for the trainer's name. Every name of ours is answered, variants included, with the class of
-the real module under ``nnunet_ext.trainers``: nnU-Net forgets what it imported from this folder, so classes must not live here.
+nnU-Net imports this module and asks it for the trainer's name. Every name of ours is answered, variants included, with
+the class of the real module under ``nnunet_ext.trainers``: nnU-Net forgets what it imported from this folder, so
+classes must not live here.
 """
 
 from __future__ import annotations
