@@ -1,9 +1,10 @@
 """Tiny data sets for tests that train, made in a second and in one process.
 
-A `Workspace` is a folder with nnU-Net's three folders in it. `Workspace.dataset(kind)` writes raw images, labels, a fingerprint
-and splits; `Workspace.plan` runs a planner and makes the network thin; `Workspace.preprocess` runs nnU-Net's preprocessor on the
-cases without worker processes. Everything is made once and kept, so keep the workspace for the whole test session, and give each
-test its own results folder. `build_trainer` and `quiet` make trainers that lose no time.
+A `Workspace` is a folder with nnU-Net's three folders in it. `Workspace.dataset(kind)` writes raw images, labels, a
+fingerprint and splits; `Workspace.plan` runs a planner and makes the network thin; `Workspace.preprocess` runs the
+preprocessor on the cases without worker processes. Everything is made once and kept, so keep the workspace for the
+whole test session, and give each test its own results folder. `build_trainer` and `quiet` make trainers that lose no
+time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK
 import torch
 
 CASES = ("case_0", "case_1", "case_2", "case_3")
@@ -69,7 +70,7 @@ class Workspace:
 
     @contextmanager
     def environment(self, results: Path | None = None) -> Iterator[None]:
-        """nnU-Net's variables point into the workspace (results elsewhere on demand), one thread, no worker processes."""
+        """nnU-Net's variables point into the workspace (results elsewhere on demand); no worker processes."""
         new = dict(zip(VARIABLES, map(str, (self.raw, self.preprocessed, results or self.results)), strict=True))
         new.update(nnUNet_n_proc_DA="0", nnUNet_def_n_proc="1", nnUNet_compile="f")
         old = {name: os.environ.get(name) for name in new}
@@ -105,7 +106,7 @@ class Workspace:
 
         name = self.dataset(kind)
         with self.environment():
-            os.environ["nnUNet_n_proc_DA"] = "1"  # nnU-Net's planning fails with 0
+            os.environ.update(nnUNet_n_proc_DA="1")  # nnU-Net's planning fails with 0
             made = (planner or ExperimentPlanner)(name)
             made.plan_experiment()
         path = self.preprocessed / name / f"{made.plans_identifier}.json"
@@ -137,7 +138,9 @@ class Workspace:
         for case in CASES:
             if (folder / f"{case}.pkl").exists():
                 continue
-            images = [str(self.raw / name / "imagesTr" / f"{case}_{c:04d}.nii.gz") for c in range(channels(dataset_json))]
+            images = [
+                str(self.raw / name / "imagesTr" / f"{case}_{c:04d}.nii.gz") for c in range(channels(dataset_json))
+            ]
             label = str(self.raw / name / "labelsTr" / f"{case}.nii.gz")
             configured.preprocessor_class(verbose=False).run_case_save(
                 str(folder / case), images, label, manager, configured, dataset_json
@@ -247,7 +250,7 @@ def spawn_as_threads(set_attribute: Callable[[Any, str, Any], None]) -> None:
 
 
 def _write_dataset(workspace: Workspace, kind: str, name: str) -> None:
-    """Raw images and labels, dataset.json, fingerprint, splits (2 folds), and the labels that validation compares with."""
+    """Raw images and labels, dataset.json, fingerprint, splits (2 folds), and the labels for validation."""
     tiny = KINDS[kind]
     raw, preprocessed = workspace.raw / name, workspace.preprocessed / name
     for folder in (raw / "imagesTr", raw / "labelsTr", preprocessed):
@@ -267,7 +270,15 @@ def _write_dataset(workspace: Workspace, kind: str, name: str) -> None:
             _save(image, tiny.spacing, raw / "imagesTr" / f"{case}_{channel:04d}.nii.gz")
         _save(label, tiny.spacing, raw / "labelsTr" / f"{case}.nii.gz")
     shutil.copytree(raw / "labelsTr", preprocessed / "gt_segmentations", dirs_exist_ok=True)
-    intensities = {"max": 4.0, "mean": 1.0, "median": 1.0, "min": -2.0, "percentile_00_5": -1.0, "percentile_99_5": 3.0, "std": 1.0}
+    intensities = {
+        "max": 4.0,
+        "mean": 1.0,
+        "median": 1.0,
+        "min": -2.0,
+        "percentile_00_5": -1.0,
+        "percentile_99_5": 3.0,
+        "std": 1.0,
+    }
     fingerprint = {
         "foreground_intensity_properties_per_channel": {str(c): intensities for c in range(tiny.channels)},
         "median_relative_size_after_cropping": 1.0,
@@ -284,7 +295,7 @@ def _write_dataset(workspace: Workspace, kind: str, name: str) -> None:
 
 
 def _draw(tiny: Kind, number: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Noise with a bright ball (label 1) and a brighter core (label 2) at a place of its own; ignored voxels in a corner."""
+    """Noise with a bright ball (label 1) and a brighter core (label 2) somewhere; ignored voxels in a corner."""
     random = np.random.default_rng([tiny.number, number])
     axes = np.meshgrid(*(np.linspace(-1, 1, edge) for edge in tiny.shape), indexing="ij")
     centre = random.uniform(-0.3, 0.3, size=3)
@@ -297,6 +308,6 @@ def _draw(tiny: Kind, number: int) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def _save(array: np.ndarray, spacing: tuple[float, float, float], path: Path) -> None:
-    image = sitk.GetImageFromArray(array)
+    image = SimpleITK.GetImageFromArray(array)
     image.SetSpacing(spacing[::-1])
-    sitk.WriteImage(image, str(path))
+    SimpleITK.WriteImage(image, str(path))

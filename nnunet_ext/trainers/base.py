@@ -18,12 +18,13 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_ext import __version__
+from nnunet_ext.architectures.blocks.memory import BYTES_PER_UNIT, REFERENCE_BATCH_SIZE
 from nnunet_ext.trainers import checks
 from nnunet_ext.trainers.checkpoints import write_atomically
 from nnunet_ext.trainers.guards import LossGuard, NonFiniteLossError, check_outputs, explain_non_finite
 from nnunet_ext.trainers.schedules import CosineLRScheduler
 
-BYTES_PER_UNIT = 16.04 / 2  # of nnU-Net's feature map count, for one sample in float32, measured on PlainConvUNet
+CUDA = torch.device("cuda")  # nnU-Net's default
 SKIPPED_STEPS = 10  # with a gradient scaler: so many steps in a row may have a loss that is not finite
 
 
@@ -31,18 +32,19 @@ class BaseTrainer(nnUNetTrainer):
     """nnU-Net's trainer with plans that can be adapted, checks of the contract, atomic checkpoints, and variants.
 
     A method's trainer sets the class attributes below, may override ``adapt_plans``, and is registered in
-    ``nnunet_ext.registry``; the suffixes of its name then work. Everything else is nnU-Net's, and may be overridden as in
-    any nnU-Net trainer (build another loss in ``_build_loss``).
+    ``nnunet_ext.registry``; the suffixes of its name then work. Everything else is nnU-Net's, and may be overridden as
+    in any nnU-Net trainer (build another loss in ``_build_loss``).
 
     Attributes:
         OPTIONS: the method's own suffixes: suffix to class attributes (mappings are merged).
-        hyperparameters: nnU-Net's instance attributes (``initial_lr``, ``num_epochs``, ...) to set after its constructor.
+        hyperparameters: nnU-Net's instance attributes (``initial_lr``, ``num_epochs``, ...), set after its constructor.
         optimizer_name: "sgd" (nnU-Net's: momentum 0.99, Nesterov) or "adamw" (betas 0.9 and 0.999).
         schedule: "poly" (nnU-Net's, exponent 0.9) or "cosine" (to zero, no warm-up), both set once an epoch.
         mirroring: mirror in training and at inference.
-        seed: seeds python, numpy and torch in ``initialize`` and, from (seed, epoch, rank), at the start of every epoch, so
-            that a resumed run continues as the uninterrupted one. Equal bits need a CPU and ``nnUNet_n_proc_DA=0``:
-            nnU-Net's augmentation workers are not seeded, and cuDNN chooses its algorithms by time.
+        seed: seeds python, numpy and torch in ``initialize`` and, from (seed, epoch, rank), at the start of every
+            epoch, so that a resumed run continues as the uninterrupted one (checkpoints hold no random state, and
+            without seed a resumed run draws other patches). Equal bits need a CPU and ``nnUNet_n_proc_DA=0``: nnU-Net's
+            augmentation workers are not seeded, and cuDNN chooses its algorithms by time.
         supports_deep_supervision: False for methods whose network has one output only.
     """
 
@@ -53,16 +55,24 @@ class BaseTrainer(nnUNetTrainer):
     mirroring: ClassVar[bool] = True
     seed: ClassVar[int | None] = None
     supports_deep_supervision: ClassVar[bool] = True
+    loss: Any
 
     def __init__(
         self,
         plans: dict[str, Any],
         configuration: str,
-        fold: int,
+        fold: int | str,
         dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),
+        device: torch.device = CUDA,
     ) -> None:
         """As nnU-Net's. ``plans`` is not changed, and ``plans["continue_training"]`` may be missing (False).
+
+        Args:
+            plans: content of a plans file.
+            configuration: its name in the plans, such as ``3d_fullres``.
+            fold: number of the split, or "all".
+            dataset_json: content of dataset.json.
+            device: cuda, cpu or mps.
 
         Raises:
             RuntimeError: nnUNet_results or nnUNet_preprocessed is not set.
@@ -81,7 +91,7 @@ class BaseTrainer(nnUNetTrainer):
     # ------------------------------------------------------------------------------------------------ plans, network
 
     def adapt_plans(self, plans: dict[str, Any], configuration: str) -> dict[str, Any]:
-        """Hook: change the plans before nnU-Net sees them, so that plans.json and checkpoints hold the effective network.
+        """Hook: change the plans before nnU-Net sees them; plans.json and checkpoints then hold the effective network.
 
         Called before nnU-Net's constructor, so most attributes do not exist yet. Must leave adapted plans as they are.
 
@@ -122,14 +132,15 @@ class BaseTrainer(nnUNetTrainer):
 
     def bare_network(self) -> nn.Module:
         """The network without the wrappers of DDP and torch.compile."""
-        network = self.network
+        network: Any = self.network
         network = network.module if self.is_ddp else network
-        return getattr(network, "_orig_mod", network)
+        bare: nn.Module = getattr(network, "_orig_mod", network)
+        return bare
 
     # --------------------------------------------------------------------------------------------- deep supervision
 
     def _choose_deep_supervision(self) -> None:
-        """Switch it off where the network has none, or the plans give one scale only (nnU-Net's weights would be NaN)."""
+        """Off where the network has none, or where the plans give one scale only (nnU-Net's weights would be NaN)."""
         if not self.supports_deep_supervision:
             self.enable_deep_supervision = False
         if self.enable_deep_supervision:
@@ -137,8 +148,8 @@ class BaseTrainer(nnUNetTrainer):
             if scales < 2:
                 self.enable_deep_supervision = False
                 self.print_to_log_file(
-                    f"Deep supervision is off: the configuration {self.configuration_name} gives {scales} scale(s), and "
-                    "nnU-Net's weights of the scales need at least 2."
+                    f"Deep supervision is off: the configuration {self.configuration_name} gives {scales} scale(s), "
+                    "and nnU-Net's weights of the scales need at least 2."
                 )
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
@@ -149,7 +160,7 @@ class BaseTrainer(nnUNetTrainer):
         """
         enabled = enabled and self.enable_deep_supervision
         network = self.bare_network()
-        decoder = getattr(network, "decoder", None)
+        decoder: Any = getattr(network, "decoder", None)
         if hasattr(decoder, "deep_supervision"):
             decoder.deep_supervision = enabled
         elif enabled:
@@ -190,7 +201,7 @@ class BaseTrainer(nnUNetTrainer):
         torch.manual_seed(seed % 2**63)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:
-        """nnU-Net's choice; without mirroring its axes are None in training and for inference (an empty tuple crashes)."""
+        """nnU-Net's; without mirroring the axes are None in training and for inference (an empty tuple crashes)."""
         rotation, dummy_2d, initial_patch_size, mirror_axes = (
             super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
@@ -218,9 +229,7 @@ class BaseTrainer(nnUNetTrainer):
         Raises:
             ContractError: they do not fit.
         """
-        check_outputs(
-            output, target, self.label_manager.num_segmentation_heads, type(self.bare_network()).__name__
-        )
+        check_outputs(output, target, self.label_manager.num_segmentation_heads, type(self.bare_network()).__name__)
 
     def on_train_start(self) -> None:
         """nnU-Net's; before it every case is opened once, after it the memory estimate is logged."""
@@ -256,14 +265,14 @@ class BaseTrainer(nnUNetTrainer):
         checks.require_readable(checks.unreadable_cases(self.dataset_class, folder, cases), folder, command)
         if self.is_cascaded:
             stage = self.configuration_manager.previous_stage_name
-            first = f"`nnUNetv2_train {manager.dataset_name} {stage} FOLD -tr {type(self).__name__} -p {manager.plans_name}`"
-            checks.require_previous_stage(
-                self.folder_with_segs_from_previous_stage, sorted(set(cases)), first, type(self).__name__
-            )
+            trainer = type(self).__name__
+            first = f"`nnUNetv2_train {manager.dataset_name} {stage} FOLD -tr {trainer} -p {manager.plans_name}`"
+            folder = self.folder_with_segs_from_previous_stage
+            checks.require_previous_stage(folder, sorted(set(cases)), first, trainer)
         self.data_was_checked = True
 
     def log_memory(self) -> None:
-        """Log the estimate of what a training step keeps for its backward pass; networks without a count are skipped."""
+        """Log an estimate of what a training step keeps for its backward pass; not for networks without a count."""
         network = self.bare_network()
         count = getattr(network, "compute_conv_feature_map_size", None)
         if count is None:
@@ -271,22 +280,24 @@ class BaseTrainer(nnUNetTrainer):
         gigabytes = self.activation_gigabytes(network)
         self.print_to_log_file(
             f"{type(network).__name__}: {sum(p.numel() for p in network.parameters()):,} parameters; about "
-            f"{gigabytes:.2f} GB kept for the backward pass in float32 (patch {tuple(self.configuration_manager.patch_size)}, "
-            f"batch {self.batch_size}; mixed precision needs less; weights, gradients and optimizer come on top)."
+            f"{gigabytes:.2f} GB kept for the backward pass in float32 (patch "
+            f"{tuple(self.configuration_manager.patch_size)}, batch {self.batch_size}; mixed precision needs less; "
+            "weights, gradients and optimizer come on top)."
         )
 
     def activation_gigabytes(self, network: nn.Module) -> float:
-        """Estimate (GB = 1e9 bytes) by ``network.compute_conv_feature_map_size``, at the plans' patch and our batch size."""
+        """Estimate (GB = 1e9 bytes) by ``compute_conv_feature_map_size`` at the plans' patch and our batch size."""
         units = network.compute_conv_feature_map_size(self.configuration_manager.patch_size)  # type: ignore[operator]
-        return float(units) * BYTES_PER_UNIT * self.batch_size / 1e9
+        return float(units) * BYTES_PER_UNIT / REFERENCE_BATCH_SIZE * self.batch_size / 1e9
 
     # ---------------------------------------------------------------------------------------------- training step
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's, with a look at the loss, which is on the host already.
 
-        On devices without gradient scaler a loss that is not finite raises before it reaches the weights. With one, such a
-        step is skipped by the scaler: it is logged, and raises when it is the first or ``SKIPPED_STEPS`` follow each other.
+        On devices without gradient scaler a loss that is not finite raises before it reaches the weights. With one,
+        such a step is skipped by the scaler: it is logged, and raises when it is the training's first, or the last of
+        ``SKIPPED_STEPS`` in a row.
 
         Raises:
             NonFiniteLossError: says where the first value that is not finite arose.
@@ -326,7 +337,7 @@ class BaseTrainer(nnUNetTrainer):
             super().save_checkpoint(filename)
             return
         advice = (
-            f"Make room in {os.path.dirname(filename)} (old results, the preprocessed data of other configurations) and "
+            f"Make room in {os.path.dirname(filename)} (old results, preprocessed data of other configurations) and "
             "continue with the same nnUNetv2_train command and --c."
         )
         write_atomically(filename, super().save_checkpoint, advice)

@@ -49,9 +49,9 @@ def require_previous_stage(folder: str, cases: Sequence[str], command: str, trai
     missing = [case for case in cases if case not in present]
     if missing:
         raise RuntimeError(
-            f"The cascade's second stage needs the first stage's predictions of the same trainer ({trainer}) in {folder}; "
-            f"{len(missing)} of {len(cases)} are missing ({_some(missing)}). Make them with {command}, all folds, with "
-            "this stage's data preprocessed before; or copy that folder from another trainer's results."
+            f"The cascade's second stage needs the first stage's predictions of the same trainer ({trainer}) in "
+            f"{folder}; {len(missing)} of {len(cases)} are missing ({_some(missing)}). Make them with {command}, all "
+            "folds, with this stage's data preprocessed before; or copy that folder from another trainer's results."
         )
 
 

@@ -114,7 +114,7 @@ def explain_non_finite(
 ) -> str:
     """Say in a sentence where values that are not finite come from: data, weights, a module, or the loss.
 
-    Runs the (unwrapped, not compiled) network once more on the batch without gradients. Buffers are put back afterwards.
+    Runs the (unwrapped, not compiled) network once more on the batch, without gradients. Buffers are put back.
 
     Args:
         network: as it was before the optimizer's step.
@@ -143,7 +143,7 @@ def explain_non_finite(
     return f"Input data and weights are finite; the first value that is not finite arises {place}."
 
 
-class _Found(Exception):
+class _FoundError(Exception):
     """Stops the diagnosing forward pass at the first finding."""
 
 
@@ -157,11 +157,11 @@ def _first_non_finite(network: nn.Module, data: Tensor, autocast: AbstractContex
 
         def before(_: nn.Module, inputs: Any) -> None:
             if not _finite(inputs):
-                raise _Found(f"in the code that calls {label}, before it")
+                raise _FoundError(f"in the code that calls {label}, before it")
 
         def after(_: nn.Module, __: Any, outputs: Any) -> None:
             if not _finite(outputs):
-                raise _Found(f"in {label}")
+                raise _FoundError(f"in {label}")
 
         handles.append(module.register_forward_pre_hook(before))
         handles.append(module.register_forward_hook(after))
@@ -172,7 +172,7 @@ def _first_non_finite(network: nn.Module, data: Tensor, autocast: AbstractContex
     try:
         with torch.no_grad(), autocast:
             network(data)
-    except _Found as found:
+    except _FoundError as found:
         return str(found)
     finally:
         for handle in handles:

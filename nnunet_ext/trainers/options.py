@@ -45,9 +45,7 @@ def common_attributes(suffix: str) -> dict[str, Any]:
     if match := _ITERATIONS.fullmatch(suffix):
         iterations = int(match[1])
         validation = max(1, iterations // VALIDATION_SHARE)
-        return {
-            "hyperparameters": {"num_iterations_per_epoch": iterations, "num_val_iterations_per_epoch": validation}
-        }
+        return {"hyperparameters": {"num_iterations_per_epoch": iterations, "num_val_iterations_per_epoch": validation}}
     if match := _EPOCHS.fullmatch(suffix):
         return {"hyperparameters": {"num_epochs": int(match[1])}}
     raise KeyError(suffix)

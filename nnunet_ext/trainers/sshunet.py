@@ -10,15 +10,14 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunet_ext.architectures.sshunet_plans import sshunet_architecture
+from nnunet_ext.architectures.sshunet_plans import NETWORK_CLASS, sshunet_architecture
 from nnunet_ext.trainers.base import BaseTrainer
 from nnunet_ext.trainers.variants import variant_attribute
 
-NETWORK = "nnunet_ext.architectures.sshunet.SSHUNet"
 VFN_CLASSES = 20  # view fusion network: cost grows with the square of the classes
 
-# Spec section 4.3, BTCV: AdamW 4e-4, weight decay 1e-5, cosine to zero, 60 000 steps (5000 epochs of 12). The same number
-# of steps in epochs of nnU-Net's length; `_Published_12its_5000epochs` steps the schedule as often as the authors did.
+# The authors' BTCV run (their run_btcv.sh): AdamW 4e-4, weight decay 1e-5, cosine to zero, 60 000 steps (5000 epochs of
+# 12). The same steps in epochs of nnU-Net's length; `_Published_12its_5000epochs` steps the schedule as they did.
 _PUBLISHED: Mapping[str, Any] = {
     "optimizer_name": "adamw",
     "schedule": "cosine",
@@ -68,12 +67,12 @@ class SSHUNetTrainer(BaseTrainer):
         resolved = deepcopy(PlansManager(plans).get_configuration(configuration).configuration)
         if len(resolved["patch_size"]) != 3:
             raise NotImplementedError(
-                f"SSH-UNet is a 3D network: {type(self).__name__} cannot train the configuration {configuration!r} with "
-                f"patch size {tuple(resolved['patch_size'])}. Train 3d_fullres or 3d_lowres, or for 2d use an nnU-Net "
-                "trainer such as nnUNetTrainer with the same plans."
+                f"SSH-UNet is a 3D network: {type(self).__name__} cannot train the configuration {configuration!r} "
+                f"with patch size {tuple(resolved['patch_size'])}. Train 3d_fullres or 3d_lowres, or for 2d use an "
+                "nnU-Net trainer such as nnUNetTrainer with the same plans."
             )
         architecture = resolved["architecture"]
-        if architecture["network_class_name"] != NETWORK:
+        if architecture["network_class_name"] != NETWORK_CLASS:
             self.translated_from = architecture
             architecture = self._translated(architecture, plans["plans_name"])
         elif not self.network_options:
@@ -88,8 +87,8 @@ class SSHUNetTrainer(BaseTrainer):
         arguments = architecture["arch_kwargs"]
         if "strides" not in arguments:
             raise ValueError(
-                f"The network of the plans {plans_name} ({architecture['network_class_name']}) has no strides that could be "
-                "translated to SSH-UNet: plan with `nnUNetv2_plan_and_preprocess ... -pl SSHUNetPlanner`."
+                f"The network of the plans {plans_name} ({architecture['network_class_name']}) has no strides that "
+                "could be translated to SSH-UNet: plan with `nnUNetv2_plan_and_preprocess ... -pl SSHUNetPlanner`."
             )
         translated: dict[str, Any] = sshunet_architecture(
             strides=arguments["strides"], features_per_stage=arguments.get("features_per_stage"), **self.network_options
@@ -103,12 +102,12 @@ class SSHUNetTrainer(BaseTrainer):
         arguments = self.configuration_manager.network_arch_init_kwargs
         if arguments.get("fusion") == "vfn" and heads > VFN_CLASSES and not arguments.get("vfn_channels"):
             self.print_to_log_file(
-                f"WARNING: VFN fusion with {heads} classes: its memory and time grow with the square of the classes. Above "
-                f"about {VFN_CLASSES}, use sum fusion (no _VFN), or set vfn_channels in the plans' arch_kwargs."
+                f"WARNING: VFN fusion with {heads} classes: its memory and time grow with the square of the classes. "
+                f"Above about {VFN_CLASSES}, use sum fusion (no _VFN), or set vfn_channels in the plans' arch_kwargs."
             )
 
     def _build_loss(self) -> nn.Module:
-        """nnU-Net's loss; the published one is its Dice per sample with background (smooth 1e-5), plus cross-entropy."""
+        """nnU-Net's loss; published: its Dice per sample and with background (smooth 1e-5), plus cross-entropy."""
         loss: nn.Module = super()._build_loss()
         if self.published_loss:
             inner: Any = getattr(loss, "loss", loss)

@@ -9,14 +9,14 @@ in that module it can be imported and pickled by its name, in spawned workers to
 
 from __future__ import annotations
 
-import importlib
 import threading
 from collections.abc import Callable
 
 from nnunet_ext.names import UnknownNameError, parse_trainer
+from nnunet_ext.registry import load
 from nnunet_ext.trainers.options import variant_attributes
 
-_classes: dict[str, type] = {}
+_variants: dict[tuple[type, tuple[str, ...]], type] = {}
 _lock = threading.RLock()
 
 
@@ -32,23 +32,24 @@ def trainer_class(name: str) -> type:
     Raises:
         UnknownNameError: (an AttributeError) the name begins with none of our bases, or has wrong suffixes.
     """
-    with _lock:
-        if name not in _classes:
-            _classes[name] = _make(name)
-        return _classes[name]
-
-
-def _make(name: str) -> type:
-    """Import the base class and, when the name has suffixes, derive from it."""
     parsed = parse_trainer(name)
     if parsed is None:
         raise UnknownNameError(f"{name!r} is not a trainer of nnunet_ext; `nnunet-ext list` shows those that are.")
-    module_name, _, attribute = parsed.entry.target.partition(":")
-    base: type = getattr(importlib.import_module(module_name), attribute)
+    base: type = load(parsed.entry.target)
     if not parsed.suffixes:
         return base
-    attributes = variant_attributes(base, parsed.suffixes)
-    documentation = f"``{base.__name__}`` with the suffixes {', '.join(parsed.suffixes)}."
+    with _lock:
+        key = (base, parsed.suffixes)
+        if key not in _variants:
+            _variants[key] = _derive(base, parsed.suffixes)
+        return _variants[key]
+
+
+def _derive(base: type, suffixes: tuple[str, ...]) -> type:
+    """A subclass with the suffixes' class attributes, in the base class' module."""
+    name = "_".join((base.__name__, *suffixes))
+    attributes = variant_attributes(base, suffixes)
+    documentation = f"``{base.__name__}`` with the suffixes {', '.join(suffixes)}."
     special = {"__module__": base.__module__, "__qualname__": name, "__doc__": documentation}
     return type(name, (base,), {**attributes, **special})
 
@@ -63,10 +64,10 @@ def variant_attribute(module_name: str) -> Callable[[str], type]:
         A function of an attribute's name; it returns the class or raises AttributeError.
     """
 
-    def __getattr__(name: str) -> type:
+    def variant(name: str) -> type:
         parsed = parse_trainer(name)
         if parsed is None or not parsed.suffixes or parsed.entry.target.partition(":")[0] != module_name:
             raise AttributeError(f"module {module_name!r} has no attribute {name!r}")
         return trainer_class(name)
 
-    return __getattr__
+    return variant

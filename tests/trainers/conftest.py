@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import support  # noqa: E402
+import support
 
 
 @pytest.fixture(scope="session")
