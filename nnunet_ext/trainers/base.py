@@ -16,11 +16,13 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ext import __version__
 from nnunet_ext.architectures.blocks.memory import BYTES_PER_UNIT, REFERENCE_BATCH_SIZE
 from nnunet_ext.trainers import checks
 from nnunet_ext.trainers.checkpoints import write_atomically
+from nnunet_ext.trainers.graph import unused_parameters
 from nnunet_ext.trainers.guards import LossGuard, NonFiniteLossError, check_outputs, explain_non_finite
 from nnunet_ext.trainers.schedules import CosineLRScheduler
 
@@ -133,7 +135,7 @@ class BaseTrainer(nnUNetTrainer):
     def bare_network(self) -> nn.Module:
         """The network without the wrappers of DDP and torch.compile."""
         network: Any = self.network
-        network = network.module if self.is_ddp else network
+        network = network.module if isinstance(network, DistributedDataParallel) else network
         bare: nn.Module = getattr(network, "_orig_mod", network)
         return bare
 
@@ -177,6 +179,8 @@ class BaseTrainer(nnUNetTrainer):
         Raises:
             ValueError: an unknown name.
         """
+        if self.is_ddp and not self.enable_deep_supervision:
+            self._freeze_unused_parameters()
         parameters = self.network.parameters()
         optimizer: torch.optim.Optimizer
         if self.optimizer_name == "sgd":
@@ -194,6 +198,20 @@ class BaseTrainer(nnUNetTrainer):
         if self.schedule == "cosine":
             return optimizer, CosineLRScheduler(optimizer, self.initial_lr, self.num_epochs)
         raise ValueError(f"schedule is {self.schedule!r}; allowed are 'poly' and 'cosine'.")
+
+    def _freeze_unused_parameters(self) -> None:
+        """Freeze what gets no gradient (heads of lower scales), which DDP would wait for; called before it wraps."""
+        with torch.device("meta"):
+            network = self.build_network_architecture(
+                self.plans_manager,
+                self.configuration_manager,
+                self.num_input_channels,
+                self.label_manager.num_segmentation_heads,
+                False,
+            )
+            data = torch.empty(1, self.num_input_channels, *self.configuration_manager.patch_size)
+        for name in unused_parameters(network, data):
+            self.bare_network().get_parameter(name).requires_grad_(False)
 
     def _seed_everything(self, seed: int) -> None:
         random.seed(seed)

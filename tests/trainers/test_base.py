@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import support
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ext.trainers.base import BaseTrainer
 from nnunet_ext.trainers.options import common_attributes, variant_attributes
@@ -129,19 +130,52 @@ def test_deep_supervision_switched_off_stays_off(workspace: support.Workspace, p
     assert not trainer.network.decoder.deep_supervision
 
 
-@pytest.mark.parametrize("wrapper", ["none", "compile", "ddp", "ddp of compile"])
-def test_switch_goes_through_wrappers(workspace: support.Workspace, planned: Plans, wrapper: str) -> None:
-    trainer = support.build_trainer(BaseTrainer, workspace, planned("plain"))
+@pytest.fixture
+def one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process group of one on the CPU; nnU-Net's DDP takes the CPU."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    monkeypatch.setattr(
+        sys.modules[nnUNetTrainer.__module__], "DDP", lambda network, device_ids: DistributedDataParallel(network)
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def ddp_trainer(trainer_class: type, workspace: support.Workspace, plans: dict[str, Any]) -> Any:
+    """A trainer that was told to be one of several processes (nnU-Net would put it on a GPU)."""
+    trainer = support.build_trainer(trainer_class, workspace, plans)
+    trainer.device, trainer.grad_scaler = torch.device("cpu"), None
+    return trainer
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.usefixtures("one_process")
+def test_switch_goes_through_ddp_and_compile(
+    workspace: support.Workspace, planned: Plans, monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    monkeypatch.setattr(BaseTrainer, "_do_i_compile", lambda _: compiled)
+    trainer = ddp_trainer(BaseTrainer, workspace, planned("plain"))
     trainer.initialize()
-    network = trainer.network
-    if "compile" in wrapper:
-        trainer.network = torch.compile(network)
-    if "ddp" in wrapper:
-        trainer.network, trainer.is_ddp = SimpleNamespace(module=trainer.network), True
+    network = trainer.bare_network()
+    assert isinstance(trainer.network, DistributedDataParallel)
+    assert type(trainer.network.module).__name__ == ("OptimizedModule" if compiled else "PlainConvUNet")
+    assert type(network).__name__ == "PlainConvUNet"
     for enabled in (False, True):
         trainer.set_deep_supervision_enabled(enabled)
         assert network.decoder.deep_supervision is enabled
-    assert trainer.bare_network() is network
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+@pytest.mark.usefixtures("one_process")
+def test_trains_with_ddp(workspace: support.Workspace, planned: Plans, supervised: bool) -> None:
+    attributes = variant_attributes(BaseTrainer, ("2its", "1epochs"))
+    attributes["hyperparameters"]["enable_deep_supervision"] = supervised
+    base = type("Deep", (BaseTrainer,), attributes)
+    trainer = ddp_trainer(base, workspace, planned("plain"))
+    trainer.run_training()
+    frozen = [name for name, p in trainer.bare_network().named_parameters() if not p.requires_grad]
+    lower = [f"decoder.seg_layers.{level}.{kind}" for level in (0, 1) for kind in ("weight", "bias")]
+    assert frozen == ([] if supervised else lower)
 
 
 def test_network_without_deep_supervision(workspace: support.Workspace, planned: Plans) -> None:

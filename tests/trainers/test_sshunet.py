@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import support
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext.architectures.sshunet_plans import NETWORK_CLASS, sshunet_architecture
+from nnunet_ext.trainers import sshunet
 from nnunet_ext.trainers.variants import trainer_class
 
 Plans = Callable[[str], dict[str, Any]]
@@ -191,3 +193,18 @@ def test_published_trains(workspace: support.Workspace, own: Callable[..., dict[
     trainer.run_training()
     assert np.isfinite(trainer.logger.get_value("val_losses", step=None)).all()
     assert not trainer.network.decoder.deep_supervision
+
+
+def test_written_plans_build_the_network_for_prediction(workspace: support.Workspace, planned: Plans) -> None:
+    made: Any = trainer_class("SSHUNetTrainer_GSF_VFN_1its_1epochs")
+    trainer = support.build_trainer(made, workspace, planned("plain"))
+    trainer.run_training()
+    manager = PlansManager(str(Path(trainer.output_folder_base) / "plans.json"))
+    checkpoint = torch.load(Path(trainer.output_folder) / "checkpoint_final.pth", weights_only=False)
+    network = sshunet.SSHUNetTrainer.build_network_architecture(
+        manager, manager.get_configuration("3d_fullres"), 1, 3, enable_deep_supervision=False
+    )
+    network.load_state_dict(checkpoint["network_weights"])
+    assert checkpoint["trainer_name"] == made.__name__
+    with torch.inference_mode():
+        assert network.eval()(torch.zeros(1, 1, 24, 32, 32)).shape == (1, 3, 24, 32, 32)
