@@ -9,3 +9,7 @@ class UserError(Exception):
 
 class UnsupportedNnunetError(RuntimeError):
     """The installed nnunetv2 is outside the tested range; the message says which is needed and how to get it."""
+
+
+class NameNotFoundError(RuntimeError):
+    """What nnU-Net's commands end with for a name like ours that is none; the message spells it."""

@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from nnunet_ext import _startup, names, registry
+from nnunet_ext.errors import NameNotFoundError
 from nnunet_ext.versions import require_tested_nnunet
 
 TRAINERS_MODULE = "nnunetv2.training.nnUNetTrainer"
@@ -93,7 +94,7 @@ def _wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _fallback(folder: str, class_name: str, current_module: str | None) -> Any:
-    """Our answer where nnU-Net found nothing; a sentence (RuntimeError) where no other place is left to look."""
+    """Our answer where nnU-Net found nothing; a sentence (NameNotFoundError) where no other place is left to look."""
     if current_module == PLANNERS_MODULE:
         return _find_or_explain("planner", class_name, last=True)
     if current_module == TRAINERS_MODULE:
@@ -110,7 +111,7 @@ def _find_or_explain(kind: registry.Kind, name: str, last: bool) -> Any:
     except names.UnknownNameError as error:
         found, sentence = None, str(error)
     if sentence is not None and last:
-        raise RuntimeError(sentence) from None
+        raise NameNotFoundError(sentence) from None
     return found
 
 

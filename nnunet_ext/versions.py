@@ -10,6 +10,9 @@ from nnunet_ext.errors import UnsupportedNnunetError
 TESTED = ((2, 8, 1), (2, 9, 0))
 """First tested version of nnunetv2, and the first that is not tested any more; also stated in pyproject.toml."""
 
+WANTED = f"nnunetv2>={'.'.join(map(str, TESTED[0]))},<{TESTED[1][0]}.{TESTED[1][1]}"
+"""The tested range as pip takes it."""
+
 
 def installed_nnunet() -> str | None:
     """Version of the installed nnunetv2 by its metadata; None where there is none, as for a folder on PYTHONPATH."""
@@ -26,11 +29,9 @@ def problem(nnunet_version: str | None) -> str | None:
         return None
     from nnunet_ext import __version__
 
-    first, last = TESTED[0], TESTED[1]
-    wanted = f"nnunetv2>={'.'.join(map(str, first))},<{last[0]}.{last[1]}"
     return (
-        f"nnunet_ext {__version__} is made for {wanted}, but nnunetv2 {nnunet_version} is installed: "
-        f"install a tested one with pip install '{wanted}', or look for a newer nnunet-ext."
+        f"nnunet_ext {__version__} is made for {WANTED}, but nnunetv2 {nnunet_version} is installed: "
+        f"install a tested one with pip install '{WANTED}', or look for a newer nnunet-ext."
     )
 
 
