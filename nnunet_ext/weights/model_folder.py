@@ -78,8 +78,11 @@ class FolderOptions:
 
 
 def intensity_properties(options: FolderOptions) -> dict[str, float]:
-    """One channel's properties that make nnU-Net's CT normalisation the map of the window to [0, 1], clipped."""
-    a_min, a_max = options.window
+    """One channel's properties that make nnU-Net's CT normalisation the map of the window to [0, 1], clipped.
+
+    MR images are normalised by their own values; nnU-Net wants an entry all the same and gets the window (0, 1).
+    """
+    a_min, a_max = options.window if options.modality == "ct" else (0.0, 1.0)
     return {
         "max": a_max,
         "mean": a_min,
@@ -100,10 +103,9 @@ def make_dataset_json(configuration: Configuration, options: FolderOptions) -> d
     channels, classes = configuration.input_channels, configuration.num_classes
     if options.dataset_json is not None:
         described = dict(options.dataset_json)
-        if len(described.get("channel_names", {})) != channels:
-            raise UserError(
-                f"dataset.json has {len(described.get('channel_names', {}))} channels, the weights {channels}"
-            )
+        named = len(described.get("channel_names", {}))
+        if named != channels:
+            raise UserError(f"dataset.json names {named} channels, the weights have {channels}")
         if described.get("file_ending") not in (".nii", ".nii.gz"):
             raise UserError(f"images must be .nii or .nii.gz to be reoriented; got {described.get('file_ending')!r}")
         return described
@@ -113,9 +115,7 @@ def make_dataset_json(configuration: Configuration, options: FolderOptions) -> d
     if names and names[0] == "background":
         names = names[1:]
     if len(names) != classes - 1 or len(set(names)) != len(names):
-        raise UserError(
-            f"the weights have {classes - 1} classes besides the background; got the labels {', '.join(names)}"
-        )
+        raise UserError(f"the weights have {classes - 1} classes after the background; got labels {', '.join(names)}")
     kind = options.modality.upper()
     return {
         "name": options.dataset_name.split("_", 1)[1],
@@ -132,7 +132,7 @@ def make_plans(configuration: Configuration, options: FolderOptions) -> dict[str
     channels, is_ct = configuration.input_channels, options.modality == "ct"
     linear = {"order": 1, "order_z": 0, "force_separate_z": False}
     resample = "resample_data_or_seg_to_shape"
-    properties = {str(i): intensity_properties(options) for i in range(channels)} if is_ct else {}
+    properties = {str(i): intensity_properties(options) for i in range(channels)}
     return {
         "dataset_name": options.dataset_name,
         "plans_name": PLANS_NAME,
@@ -172,27 +172,28 @@ def assumptions(configuration: Configuration, options: FolderOptions, told_gates
     """Everything that the file does not say or that nnU-Net does differently, one sentence each."""
     z, y, x = options.spacing
     listed = [
-        f"Images are reoriented to RAS and resampled (linearly) to {z:g} x {y:g} x {x:g} mm (z, y, x); the network sees "
-        "them in x, y, z order.",
+        f"Images are reoriented to RAS and resampled (linearly) to {z:g} x {y:g} x {x:g} mm (z, y, x); the network "
+        "sees them in x, y, z order.",
         "No mirroring at prediction: the published inference has none.",
-        "Patches are padded after normalisation with 0, the window's lower end; the original pads before it with 0 HU.",
-        "nnU-Net normalises before it resamples, the original resamples first, and crops by the window's lower end.",
+        "nnU-Net crops to the non-zero region and normalises before it resamples; the original resamples first.",
         "The training images' statistics are unknown: median sizes in the plans and the fingerprint are stand-ins.",
     ]
     if configuration.gate in ("tsm", "none"):
         source = "as told" if told_gates else "the published setting"
+        encoder, decoder = list(map(int, configuration.gate_stages)), list(map(int, configuration.gate_decoder))
         listed.append(
             f"The file cannot show a parameter-free gate: {configuration.gate} ({source}), encoder blocks "
-            f"{[int(g) for g in configuration.gate_stages]}, decoder blocks {[int(g) for g in configuration.gate_decoder]}."
+            f"{encoder} (full resolution first), decoder blocks {decoder} (lowest first)."
         )
     if options.modality == "ct":
-        listed.append(
-            f"CT numbers from {options.window[0]:g} to {options.window[1]:g} HU are mapped to 0 to 1 and clipped."
-        )
+        listed += [
+            f"CT numbers from {options.window[0]:g} to {options.window[1]:g} HU are mapped to 0 to 1 and clipped.",
+            "Small images are padded with the window's lower end; the original pads with 0 HU and crops by the window.",
+        ]
     else:
         listed.append(
-            "MR: z-score over the non-zero region with its holes filled, in the whole image; the original leaves out zeros "
-            "inside it too, and normalises patches while training."
+            "MR: z-score over the non-zero region with its holes filled, in the whole image; the original leaves out "
+            "zeros inside it too, and normalises patches while training."
         )
     if configuration.vfn:
         listed.append(
@@ -217,8 +218,8 @@ def write_model_folder(
     Everything is written beside `output` first and renamed, so `output` is either complete or untouched.
 
     Args:
-        output: the model folder; in nnUNet_results/DatasetXXX_Name/SSHUNetTrainer__SSHUNetPlans_Imported__3d_fullres stock
-            commands find it by its data set, trainer, plans and configuration.
+        output: the model folder; stock commands find it by data set, trainer and plans if it is called
+            nnUNet_results/DatasetXXX_Name/SSHUNetTrainer__SSHUNetPlans_Imported__3d_fullres.
         network: with the imported weights.
         configuration: the published network.
         options: what the weights do not say.
@@ -288,7 +289,7 @@ def _check_heads(plans: dict[str, Any], dataset: dict[str, Any], classes: int) -
         )
     if manager.num_segmentation_heads != classes:
         raise UserError(
-            f"dataset.json asks for {manager.num_segmentation_heads} classes with the background, the weights have {classes}"
+            f"dataset.json has {manager.num_segmentation_heads} classes with the background, the weights have {classes}"
         )
 
 
@@ -326,7 +327,10 @@ def _write_fold(folder: Path, network: nn.Module, plans: dict[str, Any], dataset
         "trainer_name": TRAINER_NAME,
         "inference_allowed_mirroring_axes": None,
     }
-    torch.save(checkpoint, folder / "checkpoint_final.pth")
+    try:
+        torch.save(checkpoint, folder / "checkpoint_final.pth")
+    except RuntimeError as error:  # this is how torch says that a disk is full
+        raise OSError(f"checkpoint_final.pth: {str(error).splitlines()[0]}") from error
     figure = Figure(figsize=(6, 1))
     figure.text(0.5, 0.5, "Imported weights: there is no training curve.", ha="center", va="center")
     figure.savefig(folder / "progress.png")
