@@ -1,33 +1,29 @@
 """nnU-Net's search for patch and batch size, once, with the planner's own network and its measured need of memory.
 
-All knowledge of nnU-Net's planners sits here. A method's planner says what its network looks like for a topology (`architecture_block`)
-and, where it must, restricts the topology (`topology`, `shape_constraint`); everything else is nnU-Net's. With nnU-Net's own networks the
-plans are nnU-Net's, number for number.
+All knowledge of nnU-Net's planners sits here. A method's planner says what its network looks like for a topology
+(`architecture_block`) and, where it must, restricts the topology (`topology`, `shape_constraint`); everything else is
+nnU-Net's. With nnU-Net's own networks the plans are nnU-Net's, number for number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from os.path import isfile, join
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op, get_matching_instancenorm
-from nnunetv2.configuration import ANISO_THRESHOLD
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
-from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnunet_ext import __version__
 from nnunet_ext.architectures.blocks.memory import BYTES_PER_UNIT, saved_bytes
 from nnunet_ext.names import plans_name as default_plans_name
+from nnunet_ext.planners.preprocessing import STOCK_PLANS, preprocesses_as_stock
 
-STOCK_PLANS = "nnUNetPlans"
 STOCK_NETWORKS = "dynamic_network_architectures."
 UNLIMITED_POOLING = 999999
 
@@ -69,16 +65,16 @@ class Choice:
 class BasePlanner(ExperimentPlanner):
     """nnU-Net's `ExperimentPlanner` with hooks, searching with the planner's own network.
 
-    Memory. nnU-Net counts the elements of convolution outputs and allows 560e6 of them in 3D (85e6 in 2D) for a batch of 2 (12) on a GPU with
-    8 GB. A network of ours is measured instead (`nnunet_ext.architectures.blocks.memory`) and expressed in the same units, so these references
-    stand for every network, and `-gpu_memory_target` scales them linearly, as in nnU-Net. The presets are targets: M 8, L 24, XL 40 GB. nnU-Net's
-    ResEnc presets have larger references (680e6, 2100e6, 3600e6) because a unit of that network's count costs fewer bytes beyond those kept for
-    backward; ours is calibrated to PlainConvUNet, so its reference is scaled, which leaves 3 to 6 % in reserve for L and XL.
-
-    Hooks: `architecture_block`, `topology`, `shape_constraint`, `estimate`, `search`. Class attributes:
+    Memory: nnU-Net counts the elements of convolution outputs and allows 560e6 of them in 3D (85e6 in 2D) for a batch
+    of 2 (12) on a GPU with 8 GB. Other networks are measured (`nnunet_ext.architectures.blocks.memory`) and expressed
+    in the same units, so these references hold for every network, and `-gpu_memory_target` scales them linearly, as
+    in nnU-Net. Presets are such targets, nnU-Net's: M 8, L 24, XL 40 GB. The references of nnU-Net's ResEnc presets
+    (680e6, 2100e6, 3600e6) belong to that network's count, whose unit costs less; ours is PlainConvUNet's, whose
+    reference is scaled. That is 3 % (L) and 6 % (XL) more careful, since what does not grow with the patch need not
+    be scaled.
 
     Attributes:
-        dimensions: In which dimensions the method's network exists. Elsewhere the planner leaves the configuration on nnU-Net's network.
+        dimensions: In which dimensions the method's network exists; elsewhere the plans keep nnU-Net's network.
         default_gpu_memory_gb: The GPU memory target without `-gpu_memory_target`.
         base_width: Features of the first stage of the method's network (suffix `_W<n>`).
     """
@@ -129,7 +125,7 @@ class BasePlanner(ExperimentPlanner):
         return (1,) * dim
 
     def estimate(self, patch_size: Sequence[int], architecture: dict[str, Any]) -> int:
-        """Need of memory in nnU-Net's units (batch of 2): its own count for its own networks, a measurement for all others."""
+        """Need of memory in nnU-Net's units: its own count for its own networks, a measurement for all others."""
         return self.static_estimate_VRAM_usage(
             tuple(patch_size),
             self.num_input_channels,
@@ -190,7 +186,7 @@ class BasePlanner(ExperimentPlanner):
         return int(self.UNet_reference_val_corresp_bs_2d if dim == 2 else self.UNet_reference_val_corresp_bs_3d)
 
     def exceeds(self, estimate: float, reference: float, dim: int) -> bool:
-        """Whether the patch is too large. nnU-Net asks for room for two samples, its ResEnc planners for the reference's batch size."""
+        """Whether the patch leaves no room for two samples (in ResEnc planners: for the reference's batch)."""
         if issubclass(self.UNet_class, ResidualEncoderUNet):
             return estimate > reference
         return (estimate / self.reference_batch_size(dim) * 2) > reference
@@ -205,7 +201,7 @@ class BasePlanner(ExperimentPlanner):
         return int(max(min(fits, covered), self.UNet_min_batch_size))
 
     def initial_patch_size(self, spacing: Sequence[float], median_shape: Sequence[float]) -> list[int]:
-        """The volume of 256^3 (2048^2) voxels with the aspect ratio of the field of view, clipped to the median image."""
+        """256^3 (2048^2) voxels in the aspect ratio of cubic millimetres, clipped to the median image."""
         dim = len(spacing)
         aspect = 1 / np.array(spacing)
         volume = 2048**2 if dim == 2 else 256**3
@@ -254,7 +250,7 @@ class BasePlanner(ExperimentPlanner):
     # ---- what nnU-Net calls
 
     @staticmethod
-    def static_estimate_VRAM_usage(  # noqa: N802  # nnU-Net's name
+    def static_estimate_VRAM_usage(
         patch_size: tuple[int, ...],
         input_channels: int,
         output_channels: int,
@@ -262,7 +258,7 @@ class BasePlanner(ExperimentPlanner):
         arch_kwargs: dict[str, Any],
         arch_kwargs_req_import: Sequence[str],
     ) -> int:
-        """`estimate` for a network given by its architecture block. Nothing is allocated: the network is built on the meta device."""
+        """`estimate` for a network given by its architecture block, built on the meta device: nothing is allocated."""
         with torch.device("meta"):
             network = get_network_from_plans(
                 arch_class_name, arch_kwargs, arch_kwargs_req_import, input_channels, output_channels, allow_init=False
@@ -319,59 +315,15 @@ class BasePlanner(ExperimentPlanner):
         super().save_plans(plans)
 
     def generate_data_identifier(self, configuration_name: str) -> str:
-        """nnU-Net's own preprocessed data where ours would be identical (2d and 3d_fullres, as its ResEnc planners do), else our own."""
-        if configuration_name in ("2d", "3d_fullres") and self._preprocesses_as_stock(configuration_name):
+        """The folder of the preprocessed data: nnU-Net's where ours would be identical, else our own.
+
+        2d and 3d_fullres can be shared, as nnU-Net's ResEnc planners do.
+        """
+        if configuration_name in ("2d", "3d_fullres") and preprocesses_as_stock(self, configuration_name):
             return f"{STOCK_PLANS}_{configuration_name}"
         return str(super().generate_data_identifier(configuration_name))
 
     # ---- inside
-
-    def _preprocesses_as_stock(self, configuration_name: str) -> bool:
-        """Whether nnU-Net's default planner preprocesses as this one does, and existing default plans agree."""
-        methods = (
-            "determine_fullres_target_spacing",
-            "determine_normalization_scheme_and_whether_mask_is_used_for_norm",
-            "determine_resampling",
-            "determine_transpose",
-        )
-        unchanged = all(getattr(type(self), name) is getattr(ExperimentPlanner, name) for name in methods)
-        defaults = (
-            self.preprocessor_name == "DefaultPreprocessor"
-            and self.overwrite_target_spacing is None
-            and not self.suppress_transpose
-            and self.anisotropy_threshold == ANISO_THRESHOLD
-        )
-        if not (unchanged and defaults):
-            return False
-        existing = join(nnUNet_preprocessed, self.dataset_name, STOCK_PLANS + ".json")
-        return not isfile(existing) or self._agrees_with(load_json(existing), configuration_name)
-
-    def _agrees_with(self, plans: dict[str, Any], configuration_name: str) -> bool:
-        """Whether these plans preprocess a configuration as the present planner would."""
-        configuration = plans["configurations"].get(configuration_name)
-        if configuration is None:
-            return True
-        forward, _ = self.determine_transpose()
-        spacing = self.determine_fullres_target_spacing()[forward][-len(configuration["spacing"]) :]
-        schemes, use_mask = self.determine_normalization_scheme_and_whether_mask_is_used_for_norm()
-        data_fn, data_kwargs, seg_fn, seg_kwargs = self.determine_resampling()
-        expected = {
-            "data_identifier": f"{STOCK_PLANS}_{configuration_name}",
-            "preprocessor_name": self.preprocessor_name,
-            "normalization_schemes": schemes,
-            "use_mask_for_norm": use_mask,
-            "resampling_fn_data": data_fn.__name__,
-            "resampling_fn_seg": seg_fn.__name__,
-            "resampling_fn_data_kwargs": data_kwargs,
-            "resampling_fn_seg_kwargs": seg_kwargs,
-        }
-        properties = "foreground_intensity_properties_per_channel"
-        return (
-            all(configuration.get(key) == value for key, value in expected.items())
-            and np.allclose(configuration["spacing"], spacing)
-            and plans["transpose_forward"] == [int(i) for i in forward]
-            and plans[properties] == self.dataset_fingerprint[properties]
-        )
 
     def _topology(self, spacing: Sequence[float], patch_size: Sequence[int]) -> Topology:
         if len(spacing) in self.dimensions:
@@ -398,9 +350,10 @@ class BasePlanner(ExperimentPlanner):
         topology: Topology,
         visited: set[tuple[int, ...]],
     ) -> Topology | None:
-        """The next smaller patch: the axis that is largest relative to the image by one step, else by more steps, else another axis.
+        """The next smaller patch, or None: the axis that is largest relative to the image loses one step.
 
-        nnU-Net knows the first of these only. A step is the divisor after the shrinkage, so that no valid size is skipped.
+        A step is the divisor after the shrinkage, so that no valid size is skipped. Where that leads nowhere new,
+        more steps are tried, then the other axes; nnU-Net would not end there.
         """
         patch = topology.patch_size
         ratios = [i / j for i, j in zip(patch, median_shape[: len(patch)], strict=True)]
@@ -421,8 +374,9 @@ class BasePlanner(ExperimentPlanner):
         scale = 2 / self.reference_batch_size(topology.dim)
         need = estimate * scale / reference * self.UNet_vram_target_GB
         return (
-            f"{type(self).__name__}: no patch fits a GPU memory target of {self.UNet_vram_target_GB:g} GB. The smallest, "
-            f"{topology.patch_size} voxels, needs about {need:.2g} GB with {self.num_input_channels} input channels and "
-            f"{len(self.dataset_json['labels'])} labels. Raise the target (-gpu_memory_target) or plan a narrower network "
-            "(planner suffix _W<n>, e.g. _W8)."
+            f"{type(self).__name__}: no patch fits a GPU memory target of {self.UNet_vram_target_GB:g} GB. "
+            f"The smallest, {topology.patch_size} voxels, needs about {need:.2g} GB with "
+            f"{self.num_input_channels} input channels and {len(self.dataset_json['labels'])} labels. "
+            "Raise the target (-gpu_memory_target) or plan a narrower "
+            "network (planner suffix _W<n>, e.g. _W8)."
         )

@@ -21,11 +21,11 @@ PUBLISHED_STRIDES = ((1, 1, 1),) + ((2, 2, 2),) * 4
 class SSHUNetPlanner(BasePlanner):
     """Plans 3d_fullres and 3d_lowres for `SSHUNet` and leaves 2d on nnU-Net's network.
 
-    SSH-UNet slices a volume along its three axes with shared weights and keeps about four times what a plain network keeps, so its patches are
-    smaller at the same memory. Stages and strides are nnU-Net's, at least three and never below an edge of four voxels, so that every view has
-    slices to shift. Kernels are 1 x 3 x 3 in view coordinates (the network needs no others). The plans ask for temporal shift (TSM) and sum
-    fusion; trainers change that by their suffixes. Images so small that nnU-Net would plan two stages get a patch larger than they are, which
-    nnU-Net pads.
+    SSH-UNet passes a volume three times through the same weights, sliced along its three axes, so it needs more
+    memory than a plain network and gets smaller patches. Stages and strides are nnU-Net's, at least three, and no
+    axis is halved below four voxels, so that every view has slices to shift. Kernels are 1 x 3 x 3 in view
+    coordinates. The plans ask for temporal shift (TSM) and sum fusion; trainers change that by their suffixes. Images
+    for which nnU-Net would plan two stages get a patch that is larger than they are, which nnU-Net pads.
 
     Reference: specification sshunet 6.4.
     """
@@ -48,12 +48,13 @@ class SSHUNetPlanner(BasePlanner):
         return sshunet_architecture(topology.strides, default_features(topology.n_stages, self.base_width))
 
 
-class SSHUNetPlanner_Published(SSHUNetPlanner):  # noqa: N801  # the package's grammar of names
+class SSHUNetPlanner_Published(SSHUNetPlanner):  # noqa: N801  # our grammar of names
     """The published setting: 1 mm isotropic voxels, patches of 96^3, five stages of 32 to 320 features, batches of 8.
 
-    No low-resolution configuration, as in the paper. `-gpu_memory_target` changes the 2d configuration only (nnU-Net's network, planned as with
-    `-overwrite_target_spacing 1 1 1`); `-overwrite_target_spacing` overrules the 1 mm. Images that are smaller than the patch along an axis get a
-    patch that just holds the median image (a multiple of 16 voxels, at least 32), rather than batches of padding.
+    No low-resolution configuration, as in the paper. `-gpu_memory_target` changes the 2d configuration only, which is
+    nnU-Net's, planned as with `-overwrite_target_spacing 1 1 1`; that option overrules the 1 mm. Axes along which
+    images are smaller than the patch get a patch that just holds the median image (a multiple of 16 voxels, at least
+    32) instead of padding; an axis with a single voxel keeps its spacing.
 
     Reference: specification sshunet 4.2 to 4.4, 6.4.
     """
@@ -69,7 +70,8 @@ class SSHUNetPlanner_Published(SSHUNetPlanner):  # noqa: N801  # the package's g
     def determine_fullres_target_spacing(self) -> np.ndarray:
         if self.overwrite_target_spacing is not None:
             return np.array(self.overwrite_target_spacing)
-        return np.ones(3)
+        flat = np.max(self.dataset_fingerprint["shapes_after_crop"], 0) == 1
+        return np.where(flat, np.median(self.dataset_fingerprint["spacings"], 0), 1.0)
 
     def search(
         self,

@@ -57,7 +57,7 @@ def variant_attribute(module_name: str) -> Callable[[str], type]:
         module_name: The module's `__name__`.
     """
 
-    def __getattr__(name: str) -> type:
+    def variant(name: str) -> type:
         parsed = parse_planner(name)
         if (
             parsed is None
@@ -67,4 +67,4 @@ def variant_attribute(module_name: str) -> Callable[[str], type]:
             raise AttributeError(f"module {module_name!r} has no attribute {name!r}")
         return planner_class(name)
 
-    return __getattr__
+    return variant

@@ -15,6 +15,8 @@ from nnunet_ext.architectures.blocks.memory import (
     kept_for_backward,
     saved_bytes,
 )
+from nnunet_ext.architectures.sshunet import SSHUNet
+from nnunet_ext.architectures.sshunet_plans import sshunet_architecture
 
 CLASSES = (2, 14, 118)
 
@@ -31,7 +33,7 @@ def nnunet_network(
     """nnU-Net's own network as its planner would configure it."""
     blocks = "n_conv_per_stage" if cls is PlainConvUNet else "n_blocks_per_stage"
     in_decoder = 2 if cls is PlainConvUNet else 1
-    network = cls(
+    network: Any = cls(
         input_channels=channels,
         n_stages=stages,
         features_per_stage=[min(width * 2**i, 10 * width) for i in range(stages)],
@@ -85,6 +87,23 @@ def test_a_unit_of_nnunets_count_is_sixteen_bytes(classes: int, size: tuple[int,
 def test_the_estimate_is_what_autograd_really_keeps(cls: type[nn.Module], size: tuple[int, ...]) -> None:
     network = nnunet_network(cls, stages=4, width=8, channels=2)
     assert saved_bytes(network, size, 2) == pytest.approx(really_saved_bytes(network, (2, 2, *size)), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"gate": "gsm"}, {"gate": "gsf"}, {"fusion": "vfn"}, {"decoder_block": "basic"}],
+    ids=["tsm", "gsm", "gsf", "vfn", "basic"],
+)
+@pytest.mark.parametrize("size", [(48, 48, 48), (32, 48, 64)])
+def test_the_estimate_holds_for_sshunet(options: dict[str, Any], size: tuple[int, ...]) -> None:
+    """On a CPU the network also keeps channels-last copies of its weights and inputs, so not for a tiny patch."""
+    strides = [[1, 1, 1], [2, 2, 2], [2, 2, 2], [1, 2, 2]]
+    kwargs = sshunet_architecture(strides, base_width=8, **options)["arch_kwargs"]
+    operations = {"conv_op": nn.Conv3d, "norm_op": nn.InstanceNorm3d, "nonlin": nn.LeakyReLU}
+    network = SSHUNet(1, num_classes=3, deep_supervision=True, **{**kwargs, **operations})
+    estimate = saved_bytes(network, size, 1)
+    assert estimate == pytest.approx(really_saved_bytes(network, (2, 1, *size)), rel=0.01)
+    assert network.compute_conv_feature_map_size(size) == round(estimate / BYTES_PER_UNIT)
 
 
 def test_the_device_of_the_network_and_its_state_do_not_matter() -> None:

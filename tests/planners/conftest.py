@@ -94,7 +94,7 @@ def _dataset_json(fingerprint: Fingerprint) -> dict[str, Any]:
 
 
 def _fingerprint_json(fingerprint: Fingerprint) -> dict[str, Any]:
-    statistics = {key: 1.0 for key in ("max", "mean", "median", "min", "percentile_00_5", "percentile_99_5", "std")}
+    statistics = dict.fromkeys(("max", "mean", "median", "min", "percentile_00_5", "percentile_99_5", "std"), 1.0)
     return {
         "spacings": [list(fingerprint.spacing)] * fingerprint.cases,
         "shapes_after_crop": [list(fingerprint.shape)] * fingerprint.cases,

@@ -1,19 +1,20 @@
 """What a network keeps for its backward pass, measured without computing anything.
 
-nnU-Net's planners choose patch and batch size from a count of convolution outputs, calibrated for nnU-Net's own networks. Other
-networks keep other things (norms, gates, copies, recomputed activations), so here the count is replaced by a measurement: one training
-forward on torch's meta device, which has shapes and storages but neither memory nor arithmetic, while
-`torch.autograd.graph.saved_tensors_hooks` tells every tensor that autograd keeps. It takes milliseconds and does not depend on the
-machine.
+nnU-Net's planners choose patch and batch size from a count of convolution outputs, calibrated for nnU-Net's own
+networks. Other networks keep other things (norms, gates, copies, recomputed activations), so here the count is
+replaced by a measurement: one training forward on torch's meta device, which has shapes and storages but neither
+memory nor arithmetic, while `torch.autograd.graph.saved_tensors_hooks` tells every tensor that autograd keeps. It
+takes milliseconds and does not depend on the machine.
 
-nnU-Net's unit. An element that nnU-Net counts is the output of a convolution. Of a `PlainConvUNet` autograd keeps each of them twice, the
-output itself for the norm and the activation for the next convolution, in float32 for the reference's two samples: `BYTES_PER_UNIT`
-= 2 x 4 x 2 = 16 bytes. The measurement agrees within 0.1 % from 2 to 118 classes, in 2D and 3D (the rest are the norms' statistics); the
-skip connections fit because the concatenation holds what the transposed convolution's output would have held twice. Divided by this
-constant any network is measured in nnU-Net's units and can be held against nnU-Net's references.
+nnU-Net's unit. An element that nnU-Net counts is the output of a convolution. Of a `PlainConvUNet` autograd keeps
+each of them twice, the output itself for the norm and the activation for the next convolution, in float32 for the
+reference's two samples: `BYTES_PER_UNIT` = 2 x 4 x 2 = 16 bytes. The measurement agrees within 0.1 % from 2 to 118
+classes, in 2D and 3D (the rest are the norms' statistics); the skip connections fit because the concatenation holds
+what the transposed convolution's output would have held twice. Divided by this constant any network is measured in
+nnU-Net's units and can be held against nnU-Net's references.
 
-What the number leaves out: weights, gradients and the optimizer's state, copies that the loss makes, the workspace of convolutions, and mixed
-precision. All of these are in nnU-Net's references in the same way.
+What the number leaves out: weights, gradients and the optimizer's state, copies that the loss makes, the workspace of
+convolutions, and mixed precision. All of these are in nnU-Net's references in the same way.
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ def saved_bytes(
 ) -> int:
     """Bytes that one training step keeps between forward and backward, in float32.
 
-    Counted are the distinct storages that autograd keeps, without the network's inputs, parameters and buffers, and twice the
-    outputs (logits and the probabilities that the loss makes of them). The network runs in training mode with deep supervision on,
-    as nnU-Net trains; `network` itself is neither run nor changed.
+    Counted are the distinct storages that autograd keeps, without the network's inputs, parameters and buffers, and
+    twice the outputs (logits and the probabilities that the loss makes of them). The network runs in training mode
+    with deep supervision on, as nnU-Net trains; `network` itself is neither run nor changed.
 
     A network whose forward pass needs more than an image, or whose shapes depend on data, may have a method
-    `memory_probe(patch_size, batch_size) -> tuple` that returns the arguments for its forward pass, on the device of its parameters.
+    `memory_probe(patch_size, batch_size) -> tuple` that returns the arguments for its forward pass, on the device of
+    its parameters.
 
     Activation checkpointing shows at most its inputs here: the recomputed segment has to be added by whoever uses it.
 
@@ -68,7 +70,7 @@ def saved_bytes(
 
 
 def conv_feature_map_units(network: nn.Module, input_size: Sequence[int]) -> int:
-    """The network's need in the units of nnU-Net's `compute_conv_feature_map_size`, to be held against nnU-Net's references.
+    """The network's need in the units of nnU-Net's `compute_conv_feature_map_size` and of its planners' references.
 
     Args:
         network: Has an attribute `input_channels`.
