@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nnunet_ext.architectures.blocks.convolution import Conv3d
 from nnunet_ext.architectures.blocks.memory import conv_feature_map_units
 from nnunet_ext.architectures.blocks.view_blocks import BlockOptions, InstanceNormAct, ShiftBlock, ViewTransposedConv
 from nnunet_ext.architectures.blocks.views import VIEWS, swap_volume, to_channels_last
@@ -94,8 +95,8 @@ class SSHUNetDecoder(nn.Module):
             if level == 0 and fusion == "vfn":
                 self.seg_layers.append(VolumetricFusion(width, num_classes, vfn_channels))
             else:
-                self.fusion[str(j)] = nn.Conv3d(width, width, 1)
-                self.seg_layers.append(nn.Conv3d(width, num_classes, 1))
+                self.fusion[str(j)] = Conv3d(width, width, 1)
+                self.seg_layers.append(Conv3d(width, num_classes, 1))
 
     def forward(self, skips: list[Tensor], axis: int, n_levels: int) -> list[Tensor]:
         """Features of the `n_levels` highest resolutions for view `axis`, high resolution first; empties `skips`."""
@@ -257,7 +258,8 @@ class SSHUNet(nn.Module):
         """
         if self.axes == "xyz":
             x = swap_volume(x, 2)
-        self._check_size(x.shape[2:])
+        if not torch.compiler.is_compiling():  # no place in a graph; the trainer has checked the patch size before
+            self._check_size(x.shape[2:])
         supervised = self.decoder.deep_supervision
         outputs = self._logits(x, len(self.decoder.stages) if supervised else 1)
         if self.axes == "xyz":
@@ -331,7 +333,7 @@ class SSHUNet(nn.Module):
         check_patch_size(size, self.strides, self.stride_space, divisor, supervised=supervised, cubes_only=legacy)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Memory of a training step in nnU-Net's units for one sample of `input_size` (D, H, W); see blocks/memory.py."""
+        """Memory of a training step in nnU-Net's units, one sample of `input_size` (D, H, W); see blocks/memory.py."""
         return conv_feature_map_units(self, input_size)
 
     @staticmethod

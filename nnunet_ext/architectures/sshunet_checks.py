@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from nnunet_ext.architectures.blocks.gates import GATES
@@ -101,7 +101,7 @@ def check_patch_size(
             f"deep supervision is impossible; switch it off or use stride_space 'volume'."
         )
     for view in VIEWS if mixed else VIEWS[:1]:
-        products = np.prod([swap_axes(stride, view) for stride in strides], axis=0)
+        products = [math.prod(swap_axes(stride, view)[axis] for stride in strides) for axis in range(3)]
         for axis, (n, product) in enumerate(zip(shape, products, strict=True)):
             if n < 1 or n % product:
                 below, above = n // product * product, (n // product + 1) * product
@@ -112,10 +112,10 @@ def check_patch_size(
                 )
         if all(n == product for n, product in zip(shape, products, strict=True)):
             raise ValueError(
-                f"SSH-UNet: patch size {shape} with {len(strides)} stages leaves a 1×1×1 bottleneck; instance "
+                f"SSH-UNet: patch size {shape} with {len(strides)} stages leaves a 1 x 1 x 1 bottleneck; instance "
                 f"normalisation needs more than one voxel. Use a larger patch or fewer stages."
             )
-    if any(n % divisor for n in shape) or all(n == divisor for n in shape) and divisor > 1:
+    if any(n % divisor for n in shape) or (divisor > 1 and all(n == divisor for n in shape)):
         raise ValueError(
             f"SSH-UNet: VFN fusion needs every patch axis divisible by {divisor}, and one larger than that; "
             f"got {shape}."

@@ -128,11 +128,22 @@ def _backward(grad: Tensor, y: Tensor, inverse_std: Tensor, slope: float | None)
     if slope is not None:
         grad = torch.ops.aten.leaky_relu_backward(grad, y, slope, True)
         y = functional.leaky_relu(y, 1 / slope)
-    axes = (2, 3, 4)
-    scale = inverse_std.view(*inverse_std.shape, 1, 1, 1)
-    mean_grad = grad.mean(axes, keepdim=True, dtype=scale.dtype)
-    mean_product = (grad * y).mean(axes, keepdim=True, dtype=scale.dtype)
-    return (scale * (grad - mean_grad - y * mean_product)).to(grad.dtype)
+    # torch's kernel, told that y is its input: of mean 0 and standard deviation 1, to be scaled by 1 / deviation.
+    shape = (1, inverse_std.numel(), *y.shape[2:])
+    zeros, ones = torch.zeros_like(inverse_std), torch.ones_like(inverse_std)
+    result = torch.ops.aten.native_batch_norm_backward(
+        grad.reshape(shape),
+        y.reshape(shape),
+        inverse_std.flatten(),
+        None,
+        None,
+        zeros.flatten(),
+        ones.flatten(),
+        True,
+        0.0,
+        [True, False, False],
+    )[0]
+    return result.view(y.shape)  # type: ignore[no-any-return]
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -158,9 +169,8 @@ def _forward_in_pieces(
                 torch.add(a, b, out=out)
             source = target
         mean, scale = _statistics(source, eps)
-        offset = -mean * scale
         for a, out in _pieces(source, target):
-            torch.addcmul(offset, a, scale, out=out)
+            torch.sub(a, mean, out=out).mul_(scale)  # one addcmul would cancel where |mean| is much above the deviation
             if slope is not None:
                 functional.leaky_relu_(out, slope)
         inverse_std[sample] = scale

@@ -1,6 +1,7 @@
 """Moving channels by one slice along a spatial axis (specification sshunet 1.6): zeros enter, the last slice leaves.
 
-Source: J. Lin, C. Gan, S. Han, TSM: Temporal Shift Module for Efficient Video Understanding, ICCV 2019, as used by SSH-UNet.
+Source: J. Lin, C. Gan, S. Han, TSM: Temporal Shift Module for Efficient Video Understanding, ICCV 2019, as SSH-UNet
+uses it.
 """
 
 from __future__ import annotations

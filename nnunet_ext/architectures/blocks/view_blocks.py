@@ -14,9 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nnunet_ext.architectures.blocks.convolution import convolve
 from nnunet_ext.architectures.blocks.gates import GateShift, SliceShift, make_gate
 from nnunet_ext.architectures.blocks.norm_act import norm_act
-from nnunet_ext.architectures.blocks.views import VIEWS, swap_axes, transposed_weight, view_weight
+from nnunet_ext.architectures.blocks.views import (
+    VIEWS,
+    is_channels_last,
+    swap_axes,
+    to_channels_last,
+    transposed_weight,
+    view_weight,
+)
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,7 @@ class ViewConv(nn.Conv3d):
         result: Tensor | None = None
         weights = self.weight.split([x.shape[1] for x in inputs], dim=1)
         for x, part in zip(inputs, weights, strict=True):
-            weight = view_weight(part, axis, x)
-            y = functional.conv3d(x, weight, None, self.steps[axis], self.pads[axis])
+            y = convolve(x, view_weight(part, axis, x), self.steps[axis], self.pads[axis])
             result = y if result is None else result.add_(y)  # neither is kept by the convolutions
         assert result is not None
         return result
@@ -101,8 +108,8 @@ class ViewTransposedConv(nn.ConvTranspose3d):
     def forward(self, x: Tensor, axis: int) -> Tensor:  # type: ignore[override]
         """x: (B, C, D, H, W); returns the volume upsampled by the stride, (B, C', D', H', W')."""
         steps = self.steps[axis]
-        weight = transposed_weight(self.weight, axis, steps)
-        return functional.conv_transpose3d(x, weight, self.bias, steps)
+        y = functional.conv_transpose3d(x, transposed_weight(self.weight, axis, steps), self.bias, steps)
+        return to_channels_last(y) if is_channels_last(x) else y
 
 
 class InstanceNormAct(nn.Module):

@@ -42,7 +42,7 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def to_channels_last(x: Tensor) -> Tensor:
-    """x (B, C, D, H, W) channels-last in memory, with strides that say so even for one channel; a copy if needed."""
+    """Lay x (B, C, D, H, W) out channels-last, with strides that say so even for one channel; a copy if needed."""
     x = x.contiguous(memory_format=torch.channels_last_3d)
     _, c, d, h, w = x.shape
     return x.as_strided(x.shape, (c * d * h * w, 1, c * h * w, c * w, c)) if c == 1 else x

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from nnunet_ext.architectures.blocks.convolution import Conv3d
 from nnunet_ext.architectures.blocks.norm_act import norm_act
 
 DIVISOR = 8
@@ -18,8 +19,8 @@ class _DoubleConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv3d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.conv2 = nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv1 = Conv3d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.conv2 = Conv3d(out_channels, out_channels, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return norm_act(self.conv2(norm_act(self.conv1(x))))
@@ -48,14 +49,14 @@ class VolumetricFusion(nn.Module):
     def __init__(self, in_channels: int, num_classes: int, width: int | None = None) -> None:
         super().__init__()
         k = num_classes if width is None else width
-        self.project = nn.Conv3d(in_channels, k, 1)
+        self.project = Conv3d(in_channels, k, 1)
         self.down1 = _DoubleConv(3 * k, 6 * k, stride=2)
         self.down2 = _DoubleConv(6 * k, 9 * k, stride=2)
         self.bottleneck = _DoubleConv(9 * k, 12 * k, stride=2)
         self.up2 = _Up(12 * k, 9 * k)
         self.up1 = _Up(9 * k, 6 * k)
         self.up0 = _Up(6 * k, 3 * k)
-        self.out = nn.Conv3d(3 * k, num_classes, 1)
+        self.out = Conv3d(3 * k, num_classes, 1)
 
     def forward(self, projected: Sequence[Tensor]) -> Tensor:
         """Three projected views (B, width, D, H, W), in view order; returns logits (B, K, D, H, W)."""
