@@ -110,6 +110,13 @@ class SSHUNetDecoder(nn.Module):
             del levels[n_levels:]
         return levels
 
+    def project(self, features: Tensor) -> Tensor:
+        """One view's full-resolution features (B, C, D, H, W) as the volumetric fusion takes them."""
+        fusion = self.seg_layers[-1]
+        assert isinstance(fusion, VolumetricFusion)
+        maps: Tensor = fusion.project(features)
+        return maps
+
     def logits(self, level: int, view_sum: Tensor) -> Tensor:
         """Segmentation head of `level` (0 is full resolution) on the sum of the views' features (B, C, D, H, W)."""
         j = len(self.stages) - 1 - level
@@ -277,7 +284,7 @@ class SSHUNet(nn.Module):
         projected: list[Tensor] = []
         for axis, levels in self._views(x, n_levels):
             if self.fusion == "vfn":
-                maps = self.decoder.seg_layers[-1].project(levels.pop(0))
+                maps = self.decoder.project(levels.pop(0))
                 projected.append(swap_volume(maps, axis) if self.vfn_alignment == "legacy" else maps)
             sums = levels if axis == 0 else [_add(total, level) for total, level in zip(sums, levels, strict=True)]
         first = n_levels - len(sums)

@@ -50,13 +50,13 @@ def per_stage(name: str, values: Any, n_stages: int, dimensions: int = 0) -> lis
     """
     if n_stages < 3:
         raise ValueError(f"SSH-UNet: at least 3 stages are needed; got n_stages {n_stages}.")
-    listed = [values] * n_stages if isinstance(values, int) else list(values)
-    if dimensions:
-        listed = [[entry] * dimensions if isinstance(entry, int) else [int(v) for v in entry] for entry in listed]
+    listed: list[Any] = [values] * n_stages if isinstance(values, int) else list(values)
     if len(listed) != n_stages:
         raise ValueError(f"SSH-UNet: {name} has {len(listed)} entries for {n_stages} stages; give one a stage.")
-    if dimensions and any(len(entry) != dimensions or min(entry) < 1 for entry in listed):
-        raise ValueError(f"SSH-UNet: every entry of {name} needs {dimensions} positive numbers; got {listed}.")
+    if dimensions:
+        listed = [[entry] * dimensions if isinstance(entry, int) else [int(v) for v in entry] for entry in listed]
+        if any(len(entry) != dimensions or min(entry) < 1 for entry in listed):
+            raise ValueError(f"SSH-UNet: every entry of {name} needs {dimensions} positive numbers; got {listed}.")
     if name == "strides" and max(listed[0]) > 1:
         raise ValueError(f"SSH-UNet: strides must start with a stage of ones; got {listed}.")
     if name == "kernel_sizes" and any(k % 2 == 0 for kernel in listed for k in kernel):

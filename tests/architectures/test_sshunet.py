@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ext.architectures.blocks.gates import make_gate
+from nnunet_ext.architectures.blocks.view_blocks import ViewTransposedConv
 from nnunet_ext.architectures.blocks.views import swap_volume
 from nnunet_ext.architectures.sshunet import SSHUNet
 
@@ -103,8 +104,9 @@ def test_deep_supervision_outputs_are_nnunets(size: tuple[int, ...]) -> None:
 
 def test_anisotropic_strides_keep_one_transposed_kernel() -> None:
     net = network(strides=[[1, 1, 1], [1, 2, 2], [2, 2, 2]])
-    assert net.decoder.transpconvs[1].weight.shape[2:] == (2, 2, 2)
     kernel = net.decoder.transpconvs[1]
+    assert isinstance(kernel, ViewTransposedConv)
+    assert kernel.weight.shape[2:] == (2, 2, 2)
     x = torch.randn(1, 12, 4, 4, 4)
     expected = nn.functional.conv_transpose3d(
         x, swap_volume(kernel.weight, 1).mean(2, keepdim=True), kernel.bias, (1, 2, 2)

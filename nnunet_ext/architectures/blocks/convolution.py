@@ -29,7 +29,7 @@ def convolve(
 class Conv3d(nn.Conv3d):
     """`torch.nn.Conv3d` (no groups, no dilation) by `convolve`."""
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, D, H, W); returns (B, C', D', H', W') in x's memory layout."""
         padding = [int(p) for p in self.padding]
         return convolve(x, view_weight(self.weight, 0, x), self.stride, padding, self.bias)

@@ -54,7 +54,7 @@ def norm_act(
         shift_axis = None
     in_place = overwrite and _in_pieces(x)
     if torch.is_grad_enabled() and (x.requires_grad or (residual is not None and residual.requires_grad)):
-        return _NormAct.apply(x, residual, eps, slope, shift_axis, fold, in_place)  # type: ignore[no-any-return]
+        return _NormAct.apply(x, residual, eps, slope, shift_axis, fold, in_place)
     return _forward(x, residual, eps, slope, shift_axis, fold, in_place)[0]
 
 
@@ -80,7 +80,7 @@ class _NormAct(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y, inverse_std = ctx.saved_tensors
         slope, shift_axis, fold, has_residual = ctx.options
         grad_sum = _backward(grad, y, inverse_std, slope)
@@ -143,7 +143,7 @@ def _backward(grad: Tensor, y: Tensor, inverse_std: Tensor, slope: float | None)
         0.0,
         [True, False, False],
     )[0]
-    return result.view(y.shape)  # type: ignore[no-any-return]
+    return result.view(y.shape)
 
 
 def _rows(x: Tensor) -> Tensor:
