@@ -74,7 +74,14 @@ class Configuration:
                 in the original's order.
             stacked_supervision: number of heads returned the original's way while training; 0 leaves nnU-Net's deep
                 supervision.
+
+        Raises:
+            CheckpointError: stacked supervision of a network with VFN, where every head would be a fusion net of its own.
         """
+        if self.vfn and stacked_supervision:
+            raise CheckpointError(
+                "SSH-UNet: the original's deep supervision with VFN cannot be reproduced; 0 heads can."
+            )
         return sshunet_architecture(
             self.strides,
             self.features,

@@ -249,6 +249,12 @@ def test_fusion_heads_of_vfn_are_reported_as_unused() -> None:
     assert "unused   19 entries" in report.summary()
 
 
+def test_stacked_supervision_with_vfn_is_refused() -> None:
+    configuration = infer_configuration(fixture_state("tsm_vfn_small")[0])
+    with pytest.raises(CheckpointError, match="deep supervision with VFN cannot be reproduced"):
+        build_network(configuration, stacked_supervision=1)
+
+
 def test_weights_that_do_not_fit() -> None:
     state, constructor = fixture_state("tsm_small")
     configuration = from_constructor(constructor)
