@@ -76,7 +76,7 @@ class Configuration:
                 supervision.
 
         Raises:
-            CheckpointError: stacked supervision of a network with VFN, where every head would be a fusion net of its own.
+            CheckpointError: stacked supervision of a network with VFN, where every head is a fusion net.
         """
         if self.vfn and stacked_supervision:
             raise CheckpointError(
