@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, ClassVar
 
@@ -30,13 +29,11 @@ __getattr__ = variant_attribute(__name__)
 
 
 @pytest.fixture
-def registered() -> Iterator[None]:
+def registered(own_registry: None) -> None:
     entry = registry.TrainerEntry(
         "FixedTrainer", f"{__name__}:FixedTrainer", network="n", planner="p", options=(("Wide",),)
     )
     registry.register(entry)
-    yield
-    del registry.TRAINERS["FixedTrainer"]
 
 
 def test_same_class_at_every_look_up() -> None:
