@@ -77,11 +77,13 @@ class BasePlanner(ExperimentPlanner):
         dimensions: In which dimensions the method's network exists; elsewhere the plans keep nnU-Net's network.
         default_gpu_memory_gb: The GPU memory target without `-gpu_memory_target`.
         base_width: Features of the first stage of the method's network (suffix `_W<n>`).
+        smallest_edge: The search does not shrink an axis of a patch below this many voxels.
     """
 
     dimensions: ClassVar[tuple[int, ...]] = (2, 3)
     default_gpu_memory_gb: ClassVar[float] = 8
     base_width: ClassVar[int] = 32
+    smallest_edge: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -357,13 +359,14 @@ class BasePlanner(ExperimentPlanner):
         """
         patch = topology.patch_size
         ratios = [i / j for i, j in zip(patch, median_shape[: len(patch)], strict=True)]
+        smallest = self.smallest_edge if len(patch) in self.dimensions else 1
         for axis in np.argsort(ratios)[::-1]:
             wished = list(patch)
             wished[axis] -= topology.divisors[axis]
-            if wished[axis] < 1:
+            if wished[axis] < smallest:
                 continue
             step = self._topology(spacing, wished).divisors[axis]
-            for size in range(patch[axis] - step, 0, -step):
+            for size in range(patch[axis] - step, smallest - 1, -step):
                 wished[axis] = size
                 smaller = self._topology(spacing, wished)
                 if smaller.patch_size not in visited:

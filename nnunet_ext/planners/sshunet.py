@@ -31,6 +31,7 @@ class SSHUNetPlanner(BasePlanner):
     """
 
     dimensions: ClassVar[tuple[int, ...]] = (3,)
+    smallest_edge: ClassVar[int] = 4
 
     def topology(self, spacing: Sequence[float], patch_size: Sequence[int]) -> Topology:
         """nnU-Net's topology; a patch too small for three stages grows along its finest axes."""
@@ -61,7 +62,7 @@ class SSHUNetPlanner_Published(SSHUNetPlanner):  # noqa: N801  # our grammar of 
 
     published_patch: ClassVar[int] = 96
     published_batch_size: ClassVar[int] = 8
-    minimal_edge: ClassVar[int] = 32
+    smallest_edge: ClassVar[int] = 32
 
     def plan_experiment(self) -> dict[str, Any]:
         self.lowres_creation_threshold = 0  # never: the paper has one resolution
@@ -96,7 +97,7 @@ class SSHUNetPlanner_Published(SSHUNetPlanner):  # noqa: N801  # our grammar of 
     def _patch(self, spacing: Sequence[float], median_shape: Sequence[float]) -> tuple[int, ...]:
         """The published patch, or along short axes the least that holds the median image."""
         step = int(np.prod([stride[0] for stride in PUBLISHED_STRIDES]))
-        holding = [max(self.minimal_edge, step * int(np.ceil(i / step))) for i in median_shape]
+        holding = [max(self.smallest_edge, step * int(np.ceil(i / step))) for i in median_shape]
         patch = tuple(min(self.published_patch, i) for i in holding)
         if min(patch) < self.published_patch:
             message = (
