@@ -87,7 +87,7 @@ def in_turns(
     clock: Callable[[], float],
     synchronise: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Seconds of each run: all once a round, in alternating order, so that slow spells of the machine meet all alike."""
+    """Seconds of each run: all once a round, in alternating order, so that a slow spell meets all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds):
         for name in list(runs) if turn % 2 == 0 else reversed(list(runs)):

@@ -1,7 +1,7 @@
 """SSH-UNet against its published formulation and against nnU-Net's PlainConvUNet, in one run.
 
 The three networks work on the same input (1 x 1 x 96^3 by default), in turns, in one process; the published
-formulation (`published_sshunet.py`) and ours have the same weights, carried over by the package's own importer, and are
+formulation (`sshunet_baseline.py`) and ours have the same weights, carried over by the package's own importer, and are
 timed only after their outputs were found equal. Peak memory is measured in a fresh process each. No activation
 checkpointing anywhere.
 
@@ -26,7 +26,7 @@ from typing import Any
 import measure
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
-from published_sshunet import PUBLISHED_FEATURES, published
+from sshunet_baseline import PUBLISHED_FEATURES, published
 from torch import Tensor, nn
 from torch.nn import functional
 

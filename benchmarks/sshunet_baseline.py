@@ -9,7 +9,7 @@ UNet with Multi-View Fusion", arXiv 2307.12853; written from a description of th
 
 Differences: cubes only, as published; basic decoder blocks and dropout are left out (no published result uses them).
 
-Run `python benchmarks/published_sshunet.py --check` to compare it with the golden fixtures.
+Run `python benchmarks/sshunet_baseline.py --check` to compare it with the golden fixtures.
 """
 
 from __future__ import annotations
