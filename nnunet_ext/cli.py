@@ -102,7 +102,7 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nnunet-ext", description="More segmentation methods for nnU-Net v2.")
     parser.add_argument("--version", action="version", version=f"nnunet-ext {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
-    verbs.required = True  # as an attribute: the argparse of PyPI, which nnU-Net's dependencies install, takes no keyword
+    verbs.required = True  # no keyword: nnU-Net's dependencies may bring the old argparse of PyPI
     for name, help_text in VERBS.items():
         subparser = verbs.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
         if name != verb:

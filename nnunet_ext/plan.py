@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from nnunet_ext import lookup, names
 from nnunet_ext.errors import NameNotFoundError, UnsupportedNnunetError, UserError
+from nnunet_ext.raw_files import incomplete_files, unreadable_files
 from nnunet_ext.versions import require_tested_nnunet
 
 
@@ -38,13 +38,16 @@ def plan(argv: Sequence[str]) -> None:
     lookup.install()
     from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry
 
+    for folder in _dataset_folders(wanted.d):
+        _raise_for(incomplete_files(folder), "{} of the data set can't be read whole")
     try:
         with _argv("nnunet-ext plan", argv):
             plan_and_preprocess_entry()
     except (NameNotFoundError, UnsupportedNnunetError, UserError):
         raise
     except Exception as error:
-        raise_if_unreadable(wanted.d, error)
+        for folder in _dataset_folders(wanted.d):
+            _raise_for(unreadable_files(folder), "planning failed, and {} of the data set can't be read", error)
         raise
 
 
@@ -67,68 +70,18 @@ def require_folder(variable: str) -> Path:
     return Path(value)
 
 
-def raise_if_unreadable(dataset_ids: Sequence[int], error: BaseException) -> None:
-    """Where planning failed, look at every training file of the data sets, and name those that can't be read.
+def _dataset_folders(dataset_ids: Sequence[int]) -> list[Path]:
+    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-    Raises:
-        UserError: at least one can't be read.
-    """
-    bad = [found for dataset_id in dataset_ids for found in unreadable_files(dataset_id)]
+    return [require_folder("nnUNet_raw") / maybe_convert_to_dataset_name(number) for number in dataset_ids]
+
+
+def _raise_for(bad: Sequence[tuple[str, str]], problem: str, cause: BaseException | None = None) -> None:
     if bad:
         shown = "".join(f"\n  {path}: {reason}" for path, reason in bad[:20])
         more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
         count = "1 file" if len(bad) == 1 else f"{len(bad)} files"
-        raise UserError(
-            f"planning failed, and {count} of the data set can't be read; replace or remove these cases:{shown}{more}"
-        ) from error
-
-
-def unreadable_files(dataset_id: int) -> list[tuple[str, str]]:
-    """The training images and labels of a data set that nnU-Net's reader can't read, each with the reason."""
-    from batchgenerators.utilities.file_and_folder_operations import load_json
-    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
-
-    folder = require_folder("nnUNet_raw") / maybe_convert_to_dataset_name(dataset_id)
-    dataset_json = load_json(str(folder / "dataset.json"))
-    cases = get_filenames_of_train_images_and_targets(str(folder), dataset_json)
-    images = [path for case in cases.values() for path in case["images"]]
-    labels = [case["label"] for case in cases.values()]
-    reader = _reader(dataset_json, images)
-    bad = []
-    for path, read in [*((p, reader.read_images) for p in images), *((p, reader.read_seg) for p in labels)]:
-        try:
-            read([path] if path in images else path)
-        except Exception as error:
-            bad.append((path, _first_line(error)))
-    return bad
-
-
-def _reader(dataset_json: dict[str, Any], images: Sequence[str]) -> Any:
-    """The reader that nnU-Net would take: as stated, else the first one that reads an image of the set."""
-    from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES, recursive_find_reader_writer_by_name
-
-    stated = dataset_json.get("overwrite_image_reader_writer")
-    if stated and stated != "None":
-        return recursive_find_reader_writer_by_name(stated)()
-    ending = dataset_json["file_ending"].lower()
-    fitting = [reader() for reader in LIST_OF_IO_CLASSES if ending in reader.supported_file_endings]
-    for reader in fitting:
-        for image in images:
-            try:
-                reader.read_images([image])
-            except Exception:
-                continue
-            return reader
-    if not fitting:
-        raise UserError(f"nnU-Net has no reader for files that end with {ending!r} (file_ending in dataset.json)")
-    return fitting[0]
-
-
-def _first_line(error: Exception) -> str:
-    """What is wrong, in one line; ITK hides it in the last line of a long message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+        raise UserError(f"{problem.format(count)}; replace or remove these cases:{shown}{more}") from cause
 
 
 def _wanted(argv: Sequence[str]) -> argparse.Namespace:

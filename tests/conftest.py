@@ -1,0 +1,31 @@
+"""For all tests: nnU-Net's variables as on a fresh machine, one thread, and tables that no test leaves changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nnunet_ext import registry
+
+
+def pytest_configure() -> None:
+    """Before any test module, and with it torch, is imported."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    variables = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer")
+    for variable in (*variables, "NNUNET_EXT_DISABLE_STARTUP"):
+        os.environ.pop(variable, None)
+
+
+@pytest.fixture
+def own_registry() -> Iterator[None]:
+    """Entries that the test registers are gone afterwards."""
+    tables: list[dict[str, Any]] = [registry.TRAINERS, registry.PLANNERS, registry.NETWORKS]
+    before = [dict(table) for table in tables]
+    yield
+    for table, content in zip(tables, before, strict=True):
+        table.clear()
+        table.update(content)
