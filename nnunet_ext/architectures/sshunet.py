@@ -24,7 +24,6 @@ from nnunet_ext.architectures.blocks.convolution import Conv3d
 from nnunet_ext.architectures.blocks.memory import conv_feature_map_units
 from nnunet_ext.architectures.blocks.view_blocks import BlockOptions, InstanceNormAct, ShiftBlock, ViewTransposedConv
 from nnunet_ext.architectures.blocks.views import VIEWS, swap_volume, to_channels_last
-from nnunet_ext.architectures.blocks.volumetric_fusion import DIVISOR as VFN_DIVISOR
 from nnunet_ext.architectures.blocks.volumetric_fusion import VolumetricFusion
 from nnunet_ext.architectures.sshunet_checks import check_choices, check_patch_size, gates_per_stage, per_stage
 
@@ -69,7 +68,7 @@ class SSHUNetDecoder(nn.Module):
         options: BlockOptions,
         *,
         residual: bool,
-        fusion: str,
+        vfn_levels: int,
         vfn_channels: int | None,
         deep_supervision: bool,
     ) -> None:
@@ -92,7 +91,7 @@ class SSHUNetDecoder(nn.Module):
                 2 * width, width, kernels[level + 1], (1, 1, 1), gate, options, decoder=True, residual=residual
             )
             self.stages.append(block)
-            if level == 0 and fusion == "vfn":
+            if level < vfn_levels:
                 self.seg_layers.append(VolumetricFusion(width, num_classes, vfn_channels))
             else:
                 self.fusion[str(j)] = Conv3d(width, width, 1)
@@ -110,12 +109,20 @@ class SSHUNetDecoder(nn.Module):
             del levels[n_levels:]
         return levels
 
-    def project(self, features: Tensor) -> Tensor:
-        """One view's full-resolution features (B, C, D, H, W) as the volumetric fusion takes them."""
-        fusion = self.seg_layers[-1]
-        assert isinstance(fusion, VolumetricFusion)
-        maps: Tensor = fusion.project(features)
+    def project(self, level: int, features: Tensor) -> Tensor:
+        """One view's features (B, C, D, H, W) of `level` as its volumetric fusion takes them."""
+        maps: Tensor = self._volumetric(level).project(features)
         return maps
+
+    def fuse(self, level: int, projected: list[Tensor]) -> Tensor:
+        """Logits (B, K, D, H, W) of `level` from the three projected views, by volumetric fusion."""
+        logits: Tensor = self._volumetric(level)(projected)
+        return logits
+
+    def _volumetric(self, level: int) -> VolumetricFusion:
+        fusion = self.seg_layers[len(self.stages) - 1 - level]
+        assert isinstance(fusion, VolumetricFusion)
+        return fusion
 
     def logits(self, level: int, view_sum: Tensor) -> Tensor:
         """Segmentation head of `level` (0 is full resolution) on the sum of the views' features (B, C, D, H, W)."""
@@ -151,6 +158,8 @@ class SSHUNet(nn.Module):
         vfn_alignment: "aligned", or "legacy" for weights trained with the published code, which fuses each view in
             its own axis order (cubes only).
         vfn_channels: width of the fusion net; None: K, as published.
+        vfn_levels: so many of the highest resolutions have a fusion net of their own, the others' heads sum the views.
+            1 unless for weights trained with the published deep supervision, where every head is a fusion net.
         stride_space: whether `strides` are those of the "volume" or, as published, of every "view".
         axes: "zyx", nnU-Net's order, or "xyz" for imported weights: the volume is transposed on the way in and out.
         view_execution: "sequential" one view after the other; "batched" the views as one batch (cubes with equal
@@ -193,6 +202,7 @@ class SSHUNet(nn.Module):
         fusion: str = "sum",
         vfn_alignment: str = "aligned",
         vfn_channels: int | None = None,
+        vfn_levels: int = 1,
         stride_space: str = "volume",
         axes: str = "zyx",
         view_execution: str = "auto",
@@ -230,7 +240,7 @@ class SSHUNet(nn.Module):
             transpconv_bias=transpconv_bias,
         )
         self.input_channels, self.num_classes = input_channels, num_classes
-        self.fusion, self.vfn_alignment = fusion, vfn_alignment
+        self.vfn_levels, self.vfn_alignment = vfn_levels if fusion == "vfn" else 0, vfn_alignment
         self.stride_space, self.axes, self.view_execution = stride_space, axes, view_execution
         self.stacked_supervision = stacked_supervision
         encoder_gates = gates_per_stage("gate_stages", gate, gate_stages, [True] * n_stages, features)
@@ -245,7 +255,7 @@ class SSHUNet(nn.Module):
             decoder_gates,
             options,
             residual=decoder_block == "residual",
-            fusion=fusion,
+            vfn_levels=self.vfn_levels,
             vfn_channels=vfn_channels,
             deep_supervision=deep_supervision,
         )
@@ -280,17 +290,16 @@ class SSHUNet(nn.Module):
 
     def _logits(self, x: Tensor, n_levels: int) -> list[Tensor]:
         """Logits of the `n_levels` highest resolutions for x in the network's own axis order."""
+        n_fused = min(self.vfn_levels, n_levels)
+        projected: list[list[Tensor]] = [[] for _ in range(n_fused)]
         sums: list[Tensor] = []
-        projected: list[Tensor] = []
         for axis, levels in self._views(x, n_levels):
-            if self.fusion == "vfn":
-                maps = self.decoder.project(levels.pop(0))
-                projected.append(swap_volume(maps, axis) if self.vfn_alignment == "legacy" else maps)
+            for level in range(n_fused):
+                maps = self.decoder.project(level, levels.pop(0))
+                projected[level].append(swap_volume(maps, axis) if self.vfn_alignment == "legacy" else maps)
             sums = levels if axis == 0 else [_add(total, level) for total, level in zip(sums, levels, strict=True)]
-        first = n_levels - len(sums)
-        logits = [self.decoder.seg_layers[-1](projected)] if self.fusion == "vfn" else []
-        del projected
-        return logits + [self.decoder.logits(first + i, total) for i, total in enumerate(sums)]
+        fused = [self.decoder.fuse(level, projected[level]) for level in range(n_fused)]
+        return fused + [self.decoder.logits(n_fused + i, total) for i, total in enumerate(sums)]
 
     def _views(self, x: Tensor, n_levels: int) -> Iterator[tuple[int, list[Tensor]]]:
         """For every view its slice axis and its decoder features (B, C, D, H, W), high resolution first."""
@@ -335,9 +344,9 @@ class SSHUNet(nn.Module):
 
     def _check_size(self, size: Sequence[int]) -> None:
         supervised = self.decoder.deep_supervision
-        legacy = self.fusion == "vfn" and self.vfn_alignment == "legacy"
-        divisor = VFN_DIVISOR if self.fusion == "vfn" else 1
-        check_patch_size(size, self.strides, self.stride_space, divisor, supervised=supervised, cubes_only=legacy)
+        n_fused = self.vfn_levels if supervised else min(self.vfn_levels, 1)
+        legacy = bool(n_fused) and self.vfn_alignment == "legacy"
+        check_patch_size(size, self.strides, self.stride_space, n_fused, supervised=supervised, cubes_only=legacy)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """Memory of a training step in nnU-Net's units, one sample of `input_size` (D, H, W); see blocks/memory.py."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from nnunet_ext.architectures.blocks.gates import GATES
 from nnunet_ext.architectures.blocks.views import VIEWS, swap_axes
+from nnunet_ext.architectures.blocks.volumetric_fusion import DIVISOR as VFN_DIVISOR
 
 CHOICES = {
     "gate": GATES,
@@ -85,7 +86,7 @@ def check_patch_size(
     size: Sequence[int],
     strides: Sequence[Sequence[int]],
     stride_space: str,
-    divisor: int,
+    vfn_levels: int,
     *,
     supervised: bool,
     cubes_only: bool,
@@ -115,10 +116,14 @@ def check_patch_size(
                 f"SSH-UNet: patch size {shape} with {len(strides)} stages leaves a 1 x 1 x 1 bottleneck; instance "
                 f"normalisation needs more than one voxel. Use a larger patch or fewer stages."
             )
-    if any(n % divisor for n in shape) or (divisor > 1 and all(n == divisor for n in shape)):
-        raise ValueError(
-            f"SSH-UNet: VFN fusion needs every patch axis divisible by {divisor}, and one larger than that; "
-            f"got {shape}."
-        )
+    for level in range(vfn_levels):
+        product = [math.prod(stride[axis] for stride in strides[: level + 1]) for axis in range(3)]
+        level_size = tuple(n // p for n, p in zip(shape, product, strict=True))
+        if any(n % VFN_DIVISOR for n in level_size) or max(level_size) == VFN_DIVISOR:
+            place = "" if level == 0 else f" at level {level}, where the patch is {level_size}"
+            raise ValueError(
+                f"SSH-UNet: VFN fusion needs every patch axis divisible by {VFN_DIVISOR}, and one larger than that"
+                f"{place}; got {shape}."
+            )
     if cubes_only and len(set(shape)) > 1:
         raise ValueError(f"SSH-UNet: vfn_alignment 'legacy' works on cubes only; got {shape}.")

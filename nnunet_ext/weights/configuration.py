@@ -74,14 +74,7 @@ class Configuration:
                 in the original's order.
             stacked_supervision: number of heads returned the original's way while training; 0 leaves nnU-Net's deep
                 supervision.
-
-        Raises:
-            CheckpointError: stacked supervision of a network with VFN, where every head is a fusion net.
         """
-        if self.vfn and stacked_supervision:
-            raise CheckpointError(
-                "SSH-UNet: the original's deep supervision with VFN cannot be reproduced; 0 heads can."
-            )
         return sshunet_architecture(
             self.strides,
             self.features,
@@ -94,6 +87,7 @@ class Configuration:
             transpconv_bias=self.transpconv_bias,
             fusion="vfn" if self.vfn else "sum",
             vfn_alignment="legacy",
+            vfn_levels=1 + self.heads,
             stride_space="view",
             axes=axes,
             stacked_supervision=stacked_supervision,

@@ -16,13 +16,11 @@ class Report:
         loaded: our names that received a weight from the file.
         filled: our names that the file has nothing for; they keep a fresh, seeded initialisation.
         dropped_aliases: second names in the file of weights that were loaded.
-        unused: entries of the file that our network has no place for.
     """
 
     loaded: tuple[str, ...]
     filled: tuple[str, ...] = ()
     dropped_aliases: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -35,6 +33,4 @@ class Report:
             lines.append(f"filled   {len(self.filled)} weights afresh, absent from the file: {shorten(self.filled, 4)}")
         if self.dropped_aliases:
             lines.append(f"dropped  {len(self.dropped_aliases)} second names of loaded weights (skip_layers.*)")
-        if self.unused:
-            lines.append(f"unused   {len(self.unused)} entries of the file: {shorten(self.unused, 4)}")
         return "\n".join(lines)

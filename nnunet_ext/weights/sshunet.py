@@ -91,10 +91,7 @@ def gate_key_map(gate: str, theirs: str = "", ours: str = "") -> dict[str, str]:
 
 
 def key_map(configuration: Configuration) -> dict[str, str]:
-    """Every canonical name of a published network's weights -> our name (specification sshunet 2.5).
-
-    The heads of a network with VFN and deep supervision are left out: ours has one VFN, at full resolution.
-    """
+    """Every canonical name of a published network's weights -> our name (specification sshunet 2.5)."""
     c = configuration
     names: dict[str, str] = {}
     encoder = ["input_block", *(f"downsamples.{i}" for i in range(c.levels - 2)), "bottleneck"]
@@ -109,7 +106,10 @@ def key_map(configuration: Configuration) -> dict[str, str]:
         names |= _block(f"upsamples.{j}.conv_block", f"decoder.stages.{j}", gate, not c.basic_decoder, c.affine)
     full = c.levels - 2
     if c.vfn:
-        return names | _vfn(f"decoder.seg_layers.{full}")
+        names |= _vfn("output_block", f"decoder.seg_layers.{full}")
+        for i in range(c.heads):
+            names |= _vfn(f"deep_supervision_heads.{i}", f"decoder.seg_layers.{full - 1 - i}")
+        return names
     names |= _sum_head("output_block", full)
     for i in range(c.heads):
         names |= _sum_head(f"deep_supervision_heads.{i}", full - 1 - i)
@@ -134,18 +134,16 @@ def _sum_head(theirs: str, j: int) -> dict[str, str]:
     return names
 
 
-def _vfn(ours: str) -> dict[str, str]:
+def _vfn(theirs: str, ours: str) -> dict[str, str]:
     names = {}
     for p in ("weight", "bias"):
-        names[f"output_block.conv.conv.{p}"] = f"{ours}.project.{p}"
-        names[f"output_block.out.conv.{p}"] = f"{ours}.out.{p}"
-    for theirs, here in _VFN_DOWN.items():
-        names |= {f"output_block.{theirs}.conv{n}.conv.weight": f"{ours}.{here}.conv{n}.weight" for n in (1, 2)}
-    for theirs, here in _VFN_UP.items():
-        names[f"output_block.{theirs}.transp_conv.conv.weight"] = f"{ours}.{here}.transpconv.weight"
-        names |= {
-            f"output_block.{theirs}.conv_block.conv{n}.conv.weight": f"{ours}.{here}.conv{n}.weight" for n in (1, 2)
-        }
+        names[f"{theirs}.conv.conv.{p}"] = f"{ours}.project.{p}"
+        names[f"{theirs}.out.conv.{p}"] = f"{ours}.out.{p}"
+    for part, here in _VFN_DOWN.items():
+        names |= {f"{theirs}.{part}.conv{n}.conv.weight": f"{ours}.{here}.conv{n}.weight" for n in (1, 2)}
+    for part, here in _VFN_UP.items():
+        names[f"{theirs}.{part}.transp_conv.conv.weight"] = f"{ours}.{here}.transpconv.weight"
+        names |= {f"{theirs}.{part}.conv_block.conv{n}.conv.weight": f"{ours}.{here}.conv{n}.weight" for n in (1, 2)}
     return names
 
 
@@ -184,16 +182,15 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], configuration:
         configuration: the published network.
 
     Returns:
-        What was loaded, left to the initialisation, and unused; aliases are the caller's to add.
+        What was loaded and left to the initialisation; aliases are the caller's to add.
 
     Raises:
         CheckpointError: missing or unexpected names, or shapes that do not fit.
     """
     names = key_map(configuration)
     ours = network.state_dict()
-    unused = tuple(key for key in state if configuration.vfn and key.startswith("deep_supervision_heads."))
     missing = [key for key in names if key not in state]
-    unexpected = [key for key in state if key not in names and key not in unused]
+    unexpected = [key for key in state if key not in names]
     problems = []
     if missing:
         problems.append(f"{len(missing)} missing: {shorten(missing)}")
@@ -210,4 +207,4 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], configuration:
         raise CheckpointError("checkpoint does not fit the network inferred from it; " + "; ".join(problems))
     loaded = {name: state[key] for key, name in names.items()}
     network.load_state_dict({**ours, **loaded}, strict=True)
-    return Report(tuple(loaded), tuple(name for name in ours if name not in loaded), unused=unused)
+    return Report(tuple(loaded), tuple(name for name in ours if name not in loaded))
