@@ -117,8 +117,8 @@ def check_patch_size(
                 f"normalisation needs more than one voxel. Use a larger patch or fewer stages."
             )
     for level in range(vfn_levels):
-        product = [math.prod(stride[axis] for stride in strides[: level + 1]) for axis in range(3)]
-        level_size = tuple(n // p for n, p in zip(shape, product, strict=True))
+        factors = [math.prod(stride[axis] for stride in strides[: level + 1]) for axis in range(3)]
+        level_size = tuple(n // factor for n, factor in zip(shape, factors, strict=True))
         if any(n % VFN_DIVISOR for n in level_size) or max(level_size) == VFN_DIVISOR:
             place = "" if level == 0 else f" at level {level}, where the patch is {level_size}"
             raise ValueError(
