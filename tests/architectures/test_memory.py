@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from measured import really_saved_bytes
 from torch import Tensor, nn
 
 from nnunet_ext.architectures.blocks.memory import (
@@ -52,24 +53,6 @@ def nnunet_network(
     )
     network.input_channels = channels
     return network
-
-
-def really_saved_bytes(network: nn.Module, shape: tuple[int, ...]) -> int:
-    """Counted on a real device with code of its own: by address, the outputs twice."""
-    network.train()
-    x = torch.randn(shape)
-    skip = {t.untyped_storage().data_ptr() for t in (x, *network.parameters())}
-    kept: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.detach()
-        return tensor.detach()
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = network(x)
-    outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-    saved = sum(t.untyped_storage().nbytes() for address, t in kept.items() if address not in skip)
-    return saved + 2 * sum(o.numel() * o.element_size() for o in outputs)
 
 
 @pytest.mark.parametrize("classes", CLASSES)
