@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nnunet_ext.cores import usable_cores
 from nnunet_ext.demo.folder import DATASET, copy_raw_data, prepare_folder
 from nnunet_ext.demo.plan import FOLDS, FULL, MODELS, QUICK, Settings, export_lines, make_steps, script, variables
 from nnunet_ext.demo.results import CONVENTION, dice_table, read_summary, structures
@@ -36,7 +37,7 @@ def run_demo(folder: Path, quick: bool = False, device: str = "auto") -> Path:
     training, held_back = copy_raw_data(folder / "nnUNet_raw", quick)
     if device == "auto":
         device = _found_device()
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     values = variables(folder, cores)
     steps = make_steps(settings, folder, device)
     exports = export_lines(values, os.environ.get("PATH", ""))

@@ -52,14 +52,14 @@ def variables(folder: Path, cores: int) -> dict[str, str]:
 
     Args:
         folder: the demo's, absolute.
-        cores: how many CPU cores there are.
+        cores: how many CPU cores may be used.
     """
     return {
         **{name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")},
         "nnUNet_def_n_proc": "1",
         "nnUNet_n_proc_DA": str(0 if cores <= 2 else min(4, cores // 4 + 1)),
         "nnUNet_compile": "f",
-        "OMP_NUM_THREADS": "1",  # of nnU-Net's workers; with -device cpu its main process takes all cores
+        "OMP_NUM_THREADS": str(max(1, cores // len(FOLDS))),  # each training's share; our trainers honour it
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait leave their core to others
         "PYTHONUNBUFFERED": "1",  # logs are up to date
     }

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ext import __version__
 from nnunet_ext.architectures.blocks.memory import BYTES_PER_UNIT, REFERENCE_BATCH_SIZE
+from nnunet_ext.cores import limit_torch_threads
 from nnunet_ext.trainers import checks
 from nnunet_ext.trainers.checkpoints import write_atomically
 from nnunet_ext.trainers.graph import unused_parameters
@@ -231,11 +232,13 @@ class BaseTrainer(nnUNetTrainer):
     # --------------------------------------------------------------------------------------------------- life cycle
 
     def initialize(self) -> None:
-        """nnU-Net's; before it the seed and a look for preprocessed data, after it the guard around the loss."""
+        """nnU-Net's; before it a look for preprocessed data, threads and seed, after it the guard around the loss."""
         manager = self.plans_manager
         checks.require_preprocessed(
             self.preprocessed_dataset_folder, manager.dataset_name, manager.plans_name, self.configuration_name
         )
+        if self.device.type == "cpu":
+            limit_torch_threads()
         if self.seed is not None:
             self._seed_everything(self.seed)
         super().initialize()
