@@ -27,6 +27,9 @@ from nnunet_ext.architectures.blocks.views import VIEWS, swap_volume, to_channel
 from nnunet_ext.architectures.blocks.volumetric_fusion import VolumetricFusion
 from nnunet_ext.architectures.sshunet_checks import check_choices, check_patch_size, gates_per_stage, per_stage
 
+CPU_LIKE = ("cpu", "meta")
+"""Devices whose tensors are laid out channels-last; meta, where memory is estimated, stands in for a CPU."""
+
 
 class SSHUNetEncoder(nn.Module):
     """The contracting path of one view; `stages.0` is the published input block, the last one the bottleneck."""
@@ -314,14 +317,14 @@ class SSHUNet(nn.Module):
                 yield axis, self._trunk(x, axis, n_levels)
 
     def _trunk(self, x: Tensor, axis: int, n_levels: int) -> list[Tensor]:
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        if x.device.type in CPU_LIKE and not torch.compiler.is_compiling():
             x = to_channels_last(x)  # convolutions are twice as fast; blocks/norm_act.py has the norm for it
         levels: list[Tensor] = self.decoder(self.encoder(x, axis), axis, n_levels)
         return levels
 
     def _batches_views(self, x: Tensor) -> bool:
         if self.view_execution == "auto":
-            return self.training and x.device.type != "cpu" and self._can_batch(x.shape[2:])
+            return self.training and x.device.type not in CPU_LIKE and self._can_batch(x.shape[2:])
         if self.view_execution == "batched" and not self._can_batch(x.shape[2:]):
             raise ValueError(
                 f"SSH-UNet: view_execution 'batched' needs a cubic patch and, per stage, the same stride along all "

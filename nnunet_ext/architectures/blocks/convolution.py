@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_ext.architectures.blocks.views import is_channels_last, view_weight
+from nnunet_ext.architectures.blocks.views import is_channels_last, to_channels_last, view_weight
 
 
 def convolve(
@@ -16,11 +16,14 @@ def convolve(
 ) -> Tensor:
     """3D convolution of x (B, C, D, H, W) with weight (C', C, d, h, w), in x's memory layout; a fresh tensor.
 
-    Channels-last volumes occur on CPUs only (`SSHUNet`). For them torch's own choice would fall back to a slow kernel
-    with another layout for few channels, small volumes, or 1 x 1 x 1 kernels on one thread.
+    Channels-last volumes occur on CPUs only (`SSHUNet`), and on the meta device, which stands in for one. For them
+    torch's own choice would fall back to a slow kernel with another layout for few channels, small volumes, or
+    1 x 1 x 1 kernels on one thread.
     """
-    if not is_channels_last(x) or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+    if not is_channels_last(x):
         return functional.conv3d(x, weight, bias, stride, padding)
+    if x.device.type != "cpu" or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        return to_channels_last(functional.conv3d(x, weight, bias, stride, padding))
     if max(weight.shape[2:]) == 1 and max(stride) == 1:
         return functional.linear(x.permute(0, 2, 3, 4, 1), weight.flatten(1), bias).permute(0, 4, 1, 2, 3)
     return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)

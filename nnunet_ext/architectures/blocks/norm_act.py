@@ -89,9 +89,9 @@ class _NormAct(torch.autograd.Function):
 
 
 def _in_pieces(x: Tensor) -> bool:
-    """Whether the CPU loops apply: channels-last in memory, eager mode, float32 or wider."""
+    """Whether the CPU loops apply: channels-last in memory, eager mode, float32 or wider; meta stands in for a CPU."""
     return (
-        x.device.type == "cpu"
+        x.device.type in ("cpu", "meta")
         and x.dtype in (torch.float32, torch.float64)
         and not torch.compiler.is_compiling()
         and x.is_contiguous(memory_format=torch.channels_last_3d)
@@ -153,7 +153,8 @@ def _rows(x: Tensor) -> Tensor:
 
 def _pieces(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
     """(rows, C) tensors cut alike into pieces of about PIECE values."""
-    rows = max(1, PIECE // tensors[0].shape[1])
+    size, channels = tensors[0].shape
+    rows = size if tensors[0].is_meta else max(1, PIECE // channels)
     return list(zip(*(t.split(rows) for t in tensors), strict=True))
 
 
