@@ -49,7 +49,7 @@ class Plan:
         return f"batch {self.batch_size} of 1 x {edges}, {self.n_stages} stages, features {self.features}"
 
 
-TINY = Plan(patch_size=(16, 32, 32), batch_size=2, base_width=8, n_stages=3, num_classes=3)
+TINY = Plan(patch_size=(16, 16, 16), batch_size=2, base_width=8, n_stages=3, num_classes=3)
 
 #: The architecture block of each registered network at a plan, with options of the network's own.
 ARCHITECTURES: dict[str, Callable[..., dict[str, Any]]] = {

@@ -25,7 +25,7 @@ from nnunet_ext.architectures.blocks.memory import kept_for_backward, saved_byte
 
 BYTES_PER_PARAMETER = 12  # weight, gradient and momentum in float32
 EQUAL = 1e-3  # compiled against eager, in standard deviations, float32 without TF32
-MEMORY_TOLERANCE = {"cuda": 0.15, "cpu": 0.01}
+MEMORY_TOLERANCE = {"cuda": 0.15, "cpu": 0.05}  # on toy patches the weights' copies in another layout show
 AMP_TOLERANCE = {torch.float16: 0.02, torch.bfloat16: 0.1}  # root mean square difference in standard deviations
 
 
@@ -231,7 +231,7 @@ def _without_oom(run: Callable[[], Any]) -> bool:
 def _forward(network: nn.Module, setting: Setting, x: Tensor) -> Callable[[], None]:
     def run() -> None:
         network.eval()
-        with torch.inference_mode(), setting.autocast():
+        with torch.inference_mode(), setting.autocast(setting.device == "cuda"):
             network(x)
 
     return run
@@ -257,7 +257,7 @@ def speed_piece(setting: Setting) -> Outcome:
     steps, forwards = {}, {}
     for name, (network, memory_format) in _speed_networks(setting).items():
         inputs = x.to(memory_format=memory_format)
-        step = _training(_step(network, setting, inputs, target, amp=True), network)
+        step = _training(_step(network, setting, inputs, target, setting.device == "cuda"), network)
         forward = _forward(network, setting, inputs)
         if _without_oom(step) and _without_oom(forward):
             steps[name], forwards[name] = step, forward
