@@ -147,7 +147,7 @@ def draw_training_curve(path: Path, logs: Mapping[str, Path], iterations: int, t
         losses.plot(steps, [epoch.val_loss for epoch in epochs], ".--", color=colour, label=f"{fold}, validation")
         dice.plot(steps, [epoch.mean_dice for epoch in epochs], ".-", color=colour, label=fold)
     losses.set(xlabel="iteration", ylabel="loss (Dice + cross-entropy)")
-    dice.set(xlabel="iteration", ylabel="pseudo Dice (validation patches, mean of structures)", ylim=(0, 1))
+    dice.set(xlabel="iteration", ylabel="pseudo Dice on validation patches", ylim=(0, 1))
     for axes in (losses, dice):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

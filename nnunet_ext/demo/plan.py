@@ -41,7 +41,7 @@ class Settings:
         return f"{self.trainer}__{PLANS}__{CONFIGURATION}"
 
 
-FULL = Settings(iterations=20, epochs=20, minutes=7)
+FULL = Settings(iterations=20, epochs=16, minutes=6)
 QUICK = Settings(iterations=4, epochs=2, minutes=1)
 
 
@@ -101,7 +101,8 @@ def make_steps(settings: Settings, folder: Path, device: str) -> list[Step]:
         return Command(f"predict_fold_{fold}", ("nnUNetv2_predict", *where, *what, "--save_probabilities", *workers))
 
     def evaluate(name: str) -> Command:
-        files = ("-djfile", str(predictions / name / "dataset.json"), "-pfile", str(predictions / name / "plans.json"))
+        plans = folder / "nnUNet_preprocessed" / DATASET / f"{PLANS}.json"
+        files = ("-djfile", str(raw / "dataset.json"), "-pfile", str(plans))
         folders = (str(raw / "labelsTs"), str(predictions / name))
         return Command(f"evaluate_{name}", ("nnUNetv2_evaluate_folder", *folders, *files, "-np", "1"))
 
