@@ -11,13 +11,17 @@ import pytest
 from nnunet_ext import registry
 
 
-def pytest_configure() -> None:
-    """Before any test module, and with it torch, is imported."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("MPLBACKEND", "Agg")
-    variables = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer")
-    for variable in (*variables, "NNUNET_EXT_DISABLE_STARTUP"):
-        os.environ.pop(variable, None)
+# Here and not in a hook: conftest files of sub-folders import torch before the first hook is called.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+for _variable in (
+    "nnUNet_raw",
+    "nnUNet_preprocessed",
+    "nnUNet_results",
+    "nnUNet_extTrainer",
+    "NNUNET_EXT_DISABLE_STARTUP",
+):
+    os.environ.pop(_variable, None)
 
 
 @pytest.fixture
