@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib.metadata
 import json
@@ -81,6 +82,14 @@ def environment() -> dict[str, Any]:
     }
 
 
+def settle() -> None:
+    """Collect garbage and give freed memory back, so that every run starts alike (where glibc lets one ask for it)."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def in_turns(
     runs: Mapping[str, Callable[[], Any]],
     rounds: int,
@@ -91,7 +100,7 @@ def in_turns(
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds):
         for name in list(runs) if turn % 2 == 0 else reversed(list(runs)):
-            gc.collect()
+            settle()
             synchronise()
             start = clock()
             runs[name]()
@@ -151,7 +160,7 @@ def resident_bytes() -> int:
 @contextmanager
 def extra_peak() -> Iterator[dict[str, int]]:
     """Resident memory within the block, beyond what was resident before: {"peak": bytes} once the block has ended."""
-    gc.collect()
+    settle()
     CLEAR_REFS.write_text("5")  # forget the peak so far
     before = resident_bytes()
     result: dict[str, int] = {}
