@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml nnunet_ext.pth nnunet_ext.start
 	    + sys.version.split()[0] + ": name another one, for example make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing nnunet_ext, nnU-Net and torch into $(VENV); the first time takes some minutes."
-	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(BIN)/python -m pip install -qq --editable '.[dev]'
 	@touch $@
 
 demo: $(STAMP)
