@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.nnunet_ext_installed
-CODE := $(wildcard nnunet_ext tests benchmarks)
+CODE := $(wildcard nnunet_ext tests benchmarks docs)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help install demo test lint bench

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,8 @@ def plan(argv: Sequence[str]) -> None:
     except (NameNotFoundError, UnsupportedNnunetError, UserError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise  # the command line has a sentence for it
         for folder in _dataset_folders(wanted.d):
             _raise_for(unreadable_files(folder), "planning failed, and {} of the data set can't be read", error)
         raise

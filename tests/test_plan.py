@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import support
+from nnunetv2.experiment_planning import plan_and_preprocess_entrypoints
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 
 from nnunet_ext import raw_files
@@ -129,6 +131,19 @@ def test_files_compressed_in_several_pieces_are_complete(workspace: support.Work
     content = gzip.decompress(path.read_bytes())
     path.write_bytes(gzip.compress(content[:1000]) + gzip.compress(content[1000:]))
     assert raw_files.incomplete_files(folder) == []
+
+
+def test_full_disk_is_not_taken_for_a_bad_image(
+    workspace: support.Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "case_0.b2nd")
+
+    name = workspace.dataset("plain")
+    (workspace.raw / name / "imagesTr" / "case_0_0000.nii.gz").write_bytes(b"not an image")
+    monkeypatch.setattr(plan_and_preprocess_entrypoints, "plan_and_preprocess_entry", full)
+    assert main(ARGUMENTS) == 1
+    assert "no space left on the device while writing case_0.b2nd" in one_line(capsys)
 
 
 def test_other_failures_are_not_hidden(workspace: support.Workspace) -> None:
