@@ -10,7 +10,6 @@ import pytest
 
 from nnunet_ext import registry
 
-
 # Here and not in a hook: conftest files of sub-folders import torch before the first hook is called.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
