@@ -32,7 +32,7 @@ lint: $(STAMP)
 	$(BIN)/mypy $(CODE)
 
 test: lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/sshunet.py
