@@ -328,6 +328,7 @@ def test_options() -> None:
     assert not parser.parse_args([]).quick
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.e2e
 def test_demo_goes_the_whole_way(tmp_path: Path) -> None:
     """Stock console commands, from planning to the picture."""
