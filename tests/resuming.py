@@ -27,7 +27,7 @@ class KeyedLoader:
         target: Any = labels
         if scales is not None:
             steps = [[slice(None, None, round(1 / s)) for s in scale] for scale in scales]
-            target = [labels[(slice(None), slice(None), *step)] for step in steps]
+            target = [labels[(..., *step)] for step in steps]
         return {"data": data, "target": target, "keys": ["x", "y"]}
 
 

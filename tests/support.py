@@ -165,7 +165,8 @@ def channels(dataset_json: dict[str, Any]) -> int:
 
 def thin_network(arch_kwargs: dict[str, Any]) -> None:
     """Make a plans' network as small as its topology allows, in place."""
-    arch_kwargs["features_per_stage"] = list(THIN_FEATURES[: arch_kwargs["n_stages"]])
+    if "features_per_stage" in arch_kwargs:
+        arch_kwargs["features_per_stage"] = list(THIN_FEATURES[: len(arch_kwargs["features_per_stage"])])
     for key in ("n_conv_per_stage", "n_conv_per_stage_decoder", "n_blocks_per_stage"):
         if key in arch_kwargs:
             arch_kwargs[key] = [1] * len(arch_kwargs[key])
@@ -200,7 +201,7 @@ def build_trainer(
     workspace: Workspace,
     plans: dict[str, Any],
     configuration: str = "3d_fullres",
-    fold: int = 0,
+    fold: int | str = 0,
     **attributes: Any,
 ) -> Any:
     """Construct a trainer on the CPU, quiet; set ``workspace.environment(results)`` before.
@@ -210,7 +211,7 @@ def build_trainer(
         workspace: with the plans' data set, preprocessed for the configuration.
         plans: not changed.
         configuration: its name in the plans.
-        fold: of the two that the data has.
+        fold: of the two that the data has, or "all".
         **attributes: set on the trainer after construction (``num_epochs=1``, ...).
     """
     dataset_json = workspace.dataset_json(plans["dataset_name"])
