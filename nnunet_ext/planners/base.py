@@ -165,10 +165,13 @@ class BasePlanner(ExperimentPlanner):
             smaller = self._shrink(spacing, median_shape, topology, visited)
             if smaller is None:
                 raise RuntimeError(self._too_large(topology, estimate, reference))
+            visited.add(smaller.patch_size)
+            architecture = self._architecture(smaller)
+            try:
+                estimate = self._cached_estimate(smaller.patch_size, architecture, cache)
+            except ValueError as error:  # the network cannot work with a patch so small
+                raise RuntimeError(self._too_large(topology, estimate, reference)) from error
             topology = smaller
-            visited.add(topology.patch_size)
-            architecture = self._architecture(topology)
-            estimate = self._cached_estimate(topology.patch_size, architecture, cache)
         batch_size = self.batch_size(estimate, reference, topology.patch_size, approximate_n_voxels_dataset)
         return Choice(topology.patch_size, batch_size, architecture)
 
@@ -354,8 +357,9 @@ class BasePlanner(ExperimentPlanner):
     ) -> Topology | None:
         """The next smaller patch, or None: the axis that is largest relative to the image loses one step.
 
-        A step is the divisor after the shrinkage, so that no valid size is skipped. Where that leads nowhere new,
-        more steps are tried, then the other axes; nnU-Net would not end there.
+        A step is the divisor after the shrinkage, so that no valid size is skipped. Where that leads nowhere new, or to
+        a larger patch (networks with a least number of stages), more steps are tried, then the other axes; nnU-Net
+        would not end there.
         """
         patch = topology.patch_size
         ratios = [i / j for i, j in zip(patch, median_shape[: len(patch)], strict=True)]
@@ -369,9 +373,15 @@ class BasePlanner(ExperimentPlanner):
             for size in range(patch[axis] - step, smallest - 1, -step):
                 wished[axis] = size
                 smaller = self._topology(spacing, wished)
-                if smaller.patch_size not in visited:
+                if smaller.patch_size not in visited and self._leads_down(smaller, topology, spacing, wished):
                     return smaller
         return None
+
+    def _leads_down(self, smaller: Topology, topology: Topology, spacing: Sequence[float], wished: list[int]) -> bool:
+        """Whether a step makes the patch smaller, or is nnU-Net's own (where one axis' pooling can enlarge another)."""
+        if np.prod(smaller.patch_size) < np.prod(topology.patch_size):
+            return True
+        return smaller.patch_size == self.stock_topology(spacing, wished).patch_size
 
     def _too_large(self, topology: Topology, estimate: float, reference: float) -> str:
         scale = 2 / self.reference_batch_size(topology.dim)
