@@ -24,6 +24,7 @@ from nnunet_ext import lookup, registry, versions
 from nnunet_ext.cli import shim_folder
 
 START_UP_FILES = ("nnunet_ext.pth", "nnunet_ext.start")
+SOURCE = "CHECKOUT_OR_WHEEL"  # a path: the name nnunet-ext may be somebody else's on a package index
 MANUAL_WAY = 'export nnUNet_extTrainer="$(nnunet-ext env)" for trainers, and nnunet-ext plan for planners'
 
 
@@ -80,10 +81,10 @@ def check_startup() -> list[Finding]:
     read = [folder for folder in folders if any((folder / file).is_file() for file in START_UP_FILES)]
     if read:
         message = f"the start-up file in {read[0]} did not take effect"
-        return [Finding(name, status, message, "reinstall: pip install --force-reinstall --no-deps nnunet-ext")]
+        return [Finding(name, status, message, f"install it again: pip install --force-reinstall --no-deps {SOURCE}")]
     paths = {Path(entry).resolve() for entry in sys.path if entry} | {Path(__file__).resolve().parents[1]}
     unread = sorted(folder for folder in paths if any((folder / file).is_file() for file in START_UP_FILES))
-    advice = f"install it into this environment ({sys.executable} -m pip install nnunet-ext), or use {MANUAL_WAY}"
+    advice = f"install it into this environment ({sys.executable} -m pip install {SOURCE}), or use {MANUAL_WAY}"
     if unread:
         where = f"the start-up file is in {unread[0]}, but Python reads such files only in site directories"
         known = ", ".join(map(str, folders)) or "none here"
@@ -107,7 +108,7 @@ def check_nnunet_version() -> list[Finding]:
     """Whether nnunetv2 is there, in a tested version."""
     name = "nnunetv2"
     if importlib.util.find_spec("nnunetv2") is None:
-        return [Finding(name, "fail", "nnunetv2 is not installed", "pip install nnunet-ext installs it, too")]
+        return [Finding(name, "fail", "nnunetv2 is not installed", f"pip install {versions.WANTED!r}")]
     installed = versions.installed_nnunet()
     if installed is None:
         message = "nnunetv2 has no metadata, so its version is unknown"

@@ -76,7 +76,7 @@ def test_startup_file_on_pythonpath_is_not_read(bare: Path) -> None:
     finding = only(check_elsewhere(bare, "check_startup"))
     assert finding.status == "fail"
     assert f"the start-up file is in {ROOT}, but Python reads such files only in site directories" in finding.message
-    assert "pip install nnunet-ext" in finding.advice
+    assert "pip install CHECKOUT_OR_WHEEL" in finding.advice
     assert "nnunet-ext plan" in finding.advice
 
 

@@ -71,7 +71,7 @@ def find_program(name: str, path: str) -> str:
     if found is None:
         raise UserError(
             f"The command {name} is neither in {scripts_folder()} nor on PATH: install nnunet_ext and nnunetv2 into "
-            "the same environment (`pip install nnunet-ext`)."
+            "the same environment (`pip install CHECKOUT_OR_WHEEL`)."
         )
     return found
 
