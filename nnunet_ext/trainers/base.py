@@ -124,7 +124,9 @@ class BaseTrainer(nnUNetTrainer):
 
         Raises:
             ValueError: the network cannot work with the patch size (its own text).
+            RuntimeError: the plans were made by a newer version of this package.
         """
+        checks.require_package(plans_manager.plans)
         network = nnUNetTrainer.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )

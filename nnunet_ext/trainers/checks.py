@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from nnunet_ext import __version__
 
 _SHOWN = 10
 _PURPOSE = {
@@ -24,6 +27,21 @@ def require_variables(names: Iterable[str] = ("nnUNet_preprocessed", "nnUNet_res
                 f"The environment variable {name} is not set ({_PURPOSE[name]}). Set it to a folder before you start: "
                 f"`export {name}=/path/to/{name}` (Linux, macOS) or `set {name}=C:\\path\\to\\{name}` (Windows)."
             )
+
+
+def require_package(plans: Mapping[str, Any]) -> None:
+    """Raise a RuntimeError if the plans' network was written by a newer version of this package than the installed."""
+    needed = str(plans.get("nnunet_ext", {}).get("version", "0"))
+    if _number(needed) > _number(__version__):
+        raise RuntimeError(
+            f"The plans {plans.get('plans_name')} were made by nnunet_ext {needed}, but {__version__} is installed, "
+            "which may build another network: install that version or a newer one."
+        )
+
+
+def _number(version: str) -> tuple[int, ...]:
+    """(major, minor, patch) of a version, without what follows the numbers."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
 def require_preprocessed(folder: str, dataset: str, plans_name: str, configuration: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 import support
 import torch
 
+from nnunet_ext.trainers import checks
 from nnunet_ext.trainers.base import BaseTrainer
 from nnunet_ext.trainers.options import variant_attributes
 
@@ -156,3 +157,16 @@ def test_disabled_checkpointing_writes_nothing(workspace: support.Workspace, pla
     path = Path(trainer.output_folder) / "checkpoint_final.pth"
     trainer.save_checkpoint(str(path))
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "newer"), [("99.0.0", True), ("0.0.9", False), ("0.1.0", False), ("0.1.0.dev1", False)]
+)
+def test_plans_of_a_newer_package_are_refused(version: str, newer: bool) -> None:
+    plans = {"plans_name": "P", "nnunet_ext": {"version": version}}
+    if newer:
+        with pytest.raises(RuntimeError, match=r"plans P were made by nnunet_ext 99.0.0, but .* is installed"):
+            checks.require_package(plans)
+    else:
+        checks.require_package(plans)
+        checks.require_package({"plans_name": "of stock nnU-Net"})
