@@ -116,5 +116,11 @@ def _first_line(error: Exception) -> str:
 
 
 def _dataset_json(dataset: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))
+    path = dataset / "dataset.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("file_ending"), str):
+        raise UserError(f'{path} has no file_ending (such as ".nii.gz"): nnU-Net needs it to find the images')
     return content

@@ -121,9 +121,12 @@ def check_patch_size(
         level_size = tuple(n // factor for n, factor in zip(shape, factors, strict=True))
         if any(n % VFN_DIVISOR for n in level_size) or max(level_size) == VFN_DIVISOR:
             place = "" if level == 0 else f" at level {level}, where the patch is {level_size}"
+            steps = [math.lcm(f * VFN_DIVISOR, math.prod(s[a] for s in strides)) for a, f in enumerate(factors)]
+            fitting = tuple(-(-n // step) * step for n, step in zip(shape, steps, strict=True))
             raise ValueError(
                 f"SSH-UNet: VFN fusion needs every patch axis divisible by {VFN_DIVISOR}, and one larger than that"
-                f"{place}; got {shape}."
+                f"{place}; got {shape}. Use sum fusion (no _VFN), or another patch_size in the plans: {fitting} is "
+                "the next larger one (and needs more memory)."
             )
     if cubes_only and len(set(shape)) > 1:
         raise ValueError(f"SSH-UNet: vfn_alignment 'legacy' works on cubes only; got {shape}.")

@@ -14,6 +14,7 @@ from nnunet_ext.architectures.sshunet_plans import NETWORK_CLASS, sshunet_archit
 from nnunet_ext.trainers.base import BaseTrainer
 from nnunet_ext.trainers.variants import variant_attribute
 
+MUCH_MORE = 1.1  # times the planned memory, from where the log warns
 VFN_CLASSES = 20  # view fusion network: cost grows with the square of the classes
 
 # The authors' BTCV run (their run_btcv.sh): AdamW 4e-4, weight decay 1e-5, cosine to zero, 60 000 steps (5000 epochs of
@@ -53,7 +54,7 @@ class SSHUNetTrainer(BaseTrainer):
     }
     network_options: ClassVar[Mapping[str, Any]] = {}
     published_loss: ClassVar[bool] = False
-    translated_from: dict[str, Any] | None = None
+    planned_architecture: dict[str, Any] | None = None
 
     def adapt_plans(self, plans: dict[str, Any], configuration: str) -> dict[str, Any]:
         """Write the suffixes' options into the configuration's network, or translate another network to SSH-UNet.
@@ -72,13 +73,14 @@ class SSHUNetTrainer(BaseTrainer):
                 "nnU-Net trainer such as nnUNetTrainer with the same plans."
             )
         architecture = resolved["architecture"]
-        if architecture["network_class_name"] != NETWORK_CLASS:
-            self.translated_from = architecture
-            architecture = self._translated(architecture, plans["plans_name"])
-        elif not self.network_options:
+        ours = architecture["network_class_name"] == NETWORK_CLASS
+        if ours and self.network_options.items() <= architecture["arch_kwargs"].items():
             return plans
-        else:
+        self.planned_architecture = deepcopy(architecture)
+        if ours:
             architecture["arch_kwargs"].update(self.network_options)
+        else:
+            architecture = self._translated(architecture, plans["plans_name"])
         self.set_architecture(plans, configuration, architecture)
         return plans
 
@@ -116,18 +118,31 @@ class SSHUNetTrainer(BaseTrainer):
         return loss
 
     def log_memory(self) -> None:
-        """As the base's; on plans made for another network, what SSH-UNet needs beside that one."""
+        """As the base's; where the plans were made for another network, what ours needs beside that one."""
         super().log_memory()
-        if self.translated_from is None:
+        if self.planned_architecture is None:
             return
-        name = self.translated_from["network_class_name"].rsplit(".", 1)[-1]
-        ours = self.activation_gigabytes(self.bare_network())
-        theirs = self.activation_gigabytes(self._planned_network(self.translated_from))
-        self.print_to_log_file(
-            f"These plans ({self.plans_manager.plans_name}) were made for {name}, and its stages were translated to "
-            f"SSH-UNet. SSH-UNet needs about {ours:.2f} GB here, {ours / theirs:.1f} times {name}'s {theirs:.2f} GB. "
-            "SSHUNetPlanner (or SSHUNetPlannerM, L, XL) plans patch and batch size for SSH-UNet's own needs."
-        )
+        name = self.planned_architecture["network_class_name"].rsplit(".", 1)[-1]
+        try:
+            ours = self.activation_gigabytes(self.bare_network())
+            theirs = self.activation_gigabytes(self._planned_network(self.planned_architecture))
+        except Exception as error:  # somebody else's network may have no estimate, or not build without memory
+            self.print_to_log_file(f"The memory of the planned network, {name}, could not be estimated: {error!r}")
+            return
+        plans = self.plans_manager.plans_name
+        need = f"SSH-UNet needs about {ours:.2f} GB here, {ours / theirs:.1f} times"
+        if self.planned_architecture["network_class_name"] != NETWORK_CLASS:
+            self.print_to_log_file(
+                f"These plans ({plans}) were made for {name}, and its stages were translated to SSH-UNet. {need} "
+                f"{name}'s {theirs:.2f} GB. SSHUNetPlanner (or SSHUNetPlannerM, L, XL) plans patch and batch size for "
+                "SSH-UNet's own needs."
+            )
+        elif ours > MUCH_MORE * theirs:
+            self.print_to_log_file(
+                f"WARNING: these plans ({plans}) were made for {theirs:.2f} GB; with {type(self).__name__}'s options "
+                f"{need} that. If the GPU has too little memory, plan for a smaller -gpu_memory_target (by that "
+                "factor) or a narrower network (SSHUNetPlanner_W16)."
+            )
 
     def _planned_network(self, architecture: dict[str, Any]) -> nn.Module:
         """The network that the plans were made for, on the meta device: shapes only."""

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     images.add_argument("--modality", choices=("ct", "mr"), default="ct", help="default: ct")
     images.add_argument(
         "--window", type=float, nargs=2, metavar=("A_MIN", "A_MAX"),
-        help="CT numbers (HU) mapped to [0, 1]; default: -175 250 (BTCV), AMOS was -991 362",
+        help="CT numbers (HU) mapped to [0, 1]; default: -175 250 (BTCV), with --labels amos -991 362",
     )  # fmt: skip
     images.add_argument("--patch-size", type=int, nargs=3, metavar=("Z", "Y", "X"), help="voxels; default: 96 96 96")
     images.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="mm; default: 1 1 1")

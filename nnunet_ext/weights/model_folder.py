@@ -30,7 +30,7 @@ CONFIGURATION = "3d_fullres"
 PLANS_NAME = "SSHUNetPlans_Imported"
 TRAINER_NAME = "SSHUNetTrainer"
 REPORT_FILE = "import_report.json"
-PUBLISHED_WINDOW = (-175.0, 250.0)
+PUBLISHED_WINDOWS = {"btcv": (-175.0, 250.0), "amos": (-991.0, 362.0)}
 PUBLISHED_LABELS = {
     "btcv": [
         *("spleen", "right_kidney", "left_kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta"),
@@ -50,16 +50,17 @@ class FolderOptions:
 
     Attributes:
         modality: "ct" (fixed intensity window) or "mr" (z-score of the non-zero region).
-        window: (a_min, a_max) in HU, mapped to [0, 1]; for "ct" only. Published: -175, 250 (BTCV); -991, 362 (AMOS).
+        window: (a_min, a_max) in HU, mapped to [0, 1]; for "ct" only. None: that of the published run whose labels are
+            asked for ("amos": -991, 362), else BTCV's (-175, 250).
         patch_size: (z, y, x) in voxels.
         spacing: (z, y, x) in mm.
-        labels: names of classes 1, 2, ...; None: class_1, class_2, ...
+        labels: names of classes 1, 2, ..., or ("btcv",) or ("amos",); None: class_1, class_2, ...
         dataset_json: a data set's own description, instead of `labels`.
         dataset_name: nnU-Net's name of the data set.
     """
 
     modality: str = "ct"
-    window: tuple[float, float] = PUBLISHED_WINDOW
+    window: tuple[float, float] | None = None
     patch_size: tuple[int, int, int] = (96, 96, 96)
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     labels: tuple[str, ...] | None = None
@@ -69,12 +70,20 @@ class FolderOptions:
     def __post_init__(self) -> None:
         if self.modality not in ("ct", "mr"):
             raise UserError(f"modality {self.modality!r} unknown; choose ct or mr")
-        if self.window[0] >= self.window[1]:
+        if self.window is not None and self.window[0] >= self.window[1]:
             raise UserError(f"the intensity window must rise from A_MIN to A_MAX; got {self.window}")
         if min(self.spacing) <= 0:
             raise UserError(f"spacing must be positive millimetres (z, y, x); got {self.spacing}")
         if re.fullmatch(r"Dataset\d{3}_\w+", self.dataset_name) is None:
             raise UserError(f"dataset name must look like Dataset900_Name; got {self.dataset_name!r}")
+
+    @property
+    def ct_window(self) -> tuple[float, float]:
+        """The window that is used for CT images."""
+        if self.window is not None:
+            return self.window
+        run = self.labels[0] if self.labels is not None and len(self.labels) == 1 else "btcv"
+        return PUBLISHED_WINDOWS.get(run, PUBLISHED_WINDOWS["btcv"])
 
 
 def intensity_properties(options: FolderOptions) -> dict[str, float]:
@@ -82,7 +91,7 @@ def intensity_properties(options: FolderOptions) -> dict[str, float]:
 
     MR images are normalised by their own values; nnU-Net wants an entry all the same and gets the window (0, 1).
     """
-    a_min, a_max = options.window if options.modality == "ct" else (0.0, 1.0)
+    a_min, a_max = options.ct_window if options.modality == "ct" else (0.0, 1.0)
     return {
         "max": a_max,
         "mean": a_min,
@@ -186,8 +195,9 @@ def assumptions(configuration: Configuration, options: FolderOptions, told_gates
             f"{encoder} (full resolution first), decoder blocks {decoder} (lowest first)."
         )
     if options.modality == "ct":
+        low, high = options.ct_window
         listed += [
-            f"CT numbers from {options.window[0]:g} to {options.window[1]:g} HU are mapped to 0 to 1 and clipped.",
+            f"CT numbers from {low:g} to {high:g} HU are mapped to 0 to 1 and clipped.",
             "Small images are padded with the window's lower end; the original pads with 0 HU and crops by the window.",
         ]
     else:
@@ -231,7 +241,7 @@ def write_model_folder(
     Raises:
         UserError: the folder exists, the patch size is impossible, or channels or classes do not fit.
     """
-    output = Path(output)
+    output = Path(output).absolute()
     _check_target(output, overwrite)
     _check_patch(network, options.patch_size)
     plans, dataset = make_plans(configuration, options), make_dataset_json(configuration, options)

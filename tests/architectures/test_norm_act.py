@@ -93,3 +93,10 @@ def test_keeps_only_the_output() -> None:
 def test_constant_input_is_finite() -> None:
     x = to_channels_last(torch.full((1, 4, 4, 4, 4), 1e4))
     assert torch.equal(norm_act(x), torch.zeros(1, 4, 4, 4, 4))
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
+    x = torch.randn(1, 2, 4, 4, 4, requires_grad=True)
+    (grad,) = torch.autograd.grad(norm_act(x * 1).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()

@@ -99,7 +99,7 @@ def test_trains_an_epoch_on(workspace: support.Workspace, planned: Plans, kind: 
     assert np.isfinite(trainer.logger.get_value("val_losses", step=None)).all()
     assert (Path(trainer.output_folder) / "checkpoint_final.pth").exists()
     assert "kept for the backward pass" in support.log_of(trainer)
-    assert not json.loads((Path(trainer.output_folder) / "debug.json").read_text()).get("translated_from")
+    assert json.loads((Path(trainer.output_folder) / "debug.json").read_text())["batch_size"]
 
 
 def test_validates_after_training(workspace: support.Workspace, planned: Plans) -> None:

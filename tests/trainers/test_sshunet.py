@@ -84,6 +84,17 @@ def test_plans_of_another_network_are_translated(workspace: support.Workspace, p
     assert written["configurations"]["3d_fullres"]["architecture"]["network_class_name"] == NETWORK_CLASS
 
 
+@pytest.mark.parametrize(("suffix", "warned"), [("GSM", True), ("TSM", False)])
+def test_options_that_need_more_than_planned_are_logged(
+    workspace: support.Workspace, own: Callable[..., dict[str, Any]], suffix: str, warned: bool
+) -> None:
+    trainer = support.build_trainer(trainer_class(f"SSHUNetTrainer_{suffix}"), workspace, own(gate="tsm"))
+    trainer.initialize()
+    trainer.log_memory()
+    assert ("were made for" in support.log_of(trainer)) == warned
+    assert ("-gpu_memory_target" in support.log_of(trainer)) == warned
+
+
 def test_translated_plans_stay_as_they_are(workspace: support.Workspace, planned: Plans) -> None:
     made = trainer_class("SSHUNetTrainer_GSF")
     once = support.build_trainer(made, workspace, planned("plain")).plans_manager.plans

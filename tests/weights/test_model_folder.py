@@ -163,7 +163,23 @@ def test_ct_window_becomes_nnunets_normalisation(window: tuple[float, float]) ->
     expected = np.clip((image - window[0]) / (window[1] - window[0]), 0, 1)
     normalisation = CTNormalization(False, intensity_properties(FolderOptions(window=window)))
     np.testing.assert_allclose(normalisation.run(image.copy()), expected, atol=1e-6)
-    assert FolderOptions().window == (-175, 250)
+
+
+@pytest.mark.parametrize(
+    ("labels", "window", "expected"),
+    [
+        (None, None, (-175, 250)),
+        (("btcv",), None, (-175, 250)),
+        (("amos",), None, (-991, 362)),
+        (("amos",), (-100.0, 100.0), (-100, 100)),
+        (("liver", "spleen"), None, (-175, 250)),
+    ],
+)
+def test_the_window_is_that_of_the_published_run(
+    labels: tuple[str, ...] | None, window: tuple[float, float] | None, expected: tuple[float, float]
+) -> None:
+    properties = intensity_properties(FolderOptions(labels=labels, window=window))
+    assert (properties["percentile_00_5"], properties["percentile_99_5"]) == expected
 
 
 def test_magnetic_resonance(import_weights: Importer, capsys: pytest.CaptureFixture[str]) -> None:

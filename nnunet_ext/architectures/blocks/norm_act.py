@@ -80,6 +80,7 @@ class _NormAct(torch.autograd.Function):
         return y
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y, inverse_std = ctx.saved_tensors
         slope, shift_axis, fold, has_residual = ctx.options
