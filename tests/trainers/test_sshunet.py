@@ -88,7 +88,7 @@ def test_plans_of_another_network_are_translated(workspace: support.Workspace, p
 def test_options_that_need_more_than_planned_are_logged(
     workspace: support.Workspace, own: Callable[..., dict[str, Any]], suffix: str, warned: bool
 ) -> None:
-    trainer = support.build_trainer(trainer_class(f"SSHUNetTrainer_{suffix}"), workspace, own(gate="tsm"))
+    trainer = support.build_trainer(trainer_class(f"SSHUNetTrainer_{suffix}"), workspace, own("plain", gate="tsm"))
     trainer.initialize()
     trainer.log_memory()
     assert ("were made for" in support.log_of(trainer)) == warned
