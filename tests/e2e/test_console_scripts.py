@@ -1,9 +1,12 @@
 """nnU-Net's own console scripts with our names, in clean virtual environments, worker processes and all.
 
-Three ways run side by side, each on tiny data of its own: from the wheel (the whole chain, then uninstalled), from an
-editable install, and the manual way with the start-up file switched off. torch and nnU-Net come from the environment of
-the tests, by a line in a ``.pth`` file that names its folder: Python does not read the ``.pth`` files of a folder so
-named, so what is found there of nnunet_ext can only come from the clean environment's own installation.
+Three ways run side by side, each on tiny data of its own: from the wheel (then uninstalled), from an editable install,
+and the manual way with the start-up file switched off. The wheel goes through every command; to save time, the other
+two only plan, train and predict, unless ``NNUNET_EXT_E2E=full`` is set: then all three go through every command.
+
+torch and nnU-Net come from the environment of the tests, by a line in a ``.pth`` file that names its folder: Python
+does not read the ``.pth`` files of a folder so named, so what is found there of nnunet_ext can only come from the clean
+environment's own installation.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ TRAINER = "SSHUNetTrainer_AdamW_NoMirroring_2its_1epochs"
 MODEL = f"{TRAINER}__{PLANS}__{CONFIGURATION}"
 NAMED = ("-d", DATASET, "-tr", TRAINER, "-p", PLANS, "-c", CONFIGURATION)
 PLANNING = ("-d", DATASET, "-pl", PLANNER, "-c", CONFIGURATION, "-np", "1", "-npfp", "1", "--no_pbar")
+FULL = os.environ.get("NNUNET_EXT_E2E") == "full"
 BUILD_TOOLS = ("hatchling", "packaging", "pathspec", "pluggy", "trove_classifiers", "tomli")
 
 
@@ -40,6 +44,11 @@ class Environment:
     folder: Path
     workspace: support.Workspace
     variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether the start-up file is switched off."""
+        return "NNUNET_EXT_DISABLE_STARTUP" in self.variables
 
     @property
     def binaries(self) -> Path:
@@ -125,8 +134,11 @@ def install_editable(environment: Environment, root: Path) -> None:
 
 
 def plan(environment: Environment) -> None:
-    """The stock command; its worker processes start Python, and with it the hook, anew."""
-    environment.stock("nnUNetv2_plan_and_preprocess", *PLANNING)
+    """The stock command, or ours without the hook; worker processes start Python, and with it the hook, anew."""
+    if environment.by_hand:
+        environment.run(environment.binaries / "nnunet-ext", "plan", *PLANNING)
+    else:
+        environment.stock("nnUNetv2_plan_and_preprocess", *PLANNING)
     (preprocessed,) = environment.workspace.preprocessed.iterdir()
     assert (preprocessed / f"{PLANS}.json").is_file()
     assert len(list(preprocessed.glob(f"*_{CONFIGURATION}/*.pkl"))) == len(support.CASES)
@@ -189,8 +201,25 @@ def hand_over(environment: Environment) -> Path:
     return dataset / MODEL
 
 
+def whole_chain(environment: Environment, *, every_command: bool) -> None:
+    """Everything that nnU-Net's commands do with a name of ours, or only plan, train one fold and predict."""
+    plan(environment)
+    if not every_command:
+        train(environment, "0")
+        predict(environment, "0")
+        return
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda fold: train(environment, fold, "--npz"), "01"))
+        first, best = pool.submit(predict, environment, "0"), pool.submit(find_best, environment)
+        best.result()
+        predicted = [first.result(), predict(environment, "1", hand_over(environment))]
+    ensembled = environment.workspace.root / "ensembled"
+    environment.stock("nnUNetv2_ensemble", "-i", *predicted, "-o", ensembled, "-np", "1")
+    assert (ensembled / f"{support.CASES[0]}.nii.gz").is_file()
+
+
 def from_the_wheel(root: Path) -> None:
-    """Everything that nnU-Net's commands do with a name of ours; then nothing is left of the package."""
+    """Every command; then nothing is left of the package."""
     environment = new_environment(root, "wheel")
     site = environment.site_packages
     before = {path for path in site.rglob("*") if "__pycache__" not in path.parts}
@@ -200,15 +229,7 @@ def from_the_wheel(root: Path) -> None:
     place, *state = environment.state()
     assert site in Path(place).parents
     assert state == ["True", "nnunet_ext", "nnunet_ext._startup"]
-    plan(environment)
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda fold: train(environment, fold, "--npz"), "01"))
-        first, best = pool.submit(predict, environment, "0"), pool.submit(find_best, environment)
-        best.result()
-        predicted = [first.result(), predict(environment, "1", hand_over(environment))]
-    ensembled = environment.workspace.root / "ensembled"
-    environment.stock("nnUNetv2_ensemble", "-i", *predicted, "-o", ensembled, "-np", "1")
-    assert (ensembled / f"{support.CASES[0]}.nii.gz").is_file()
+    whole_chain(environment, every_command=True)
     dependencies.unlink()
     environment.pip("uninstall", "-q", "-y", "nnunet-ext")
     assert {path for path in site.rglob("*") if "__pycache__" not in path.parts} == before
@@ -227,9 +248,7 @@ def from_an_editable_install(root: Path) -> None:
     ]  # fmt: skip
     assert (site / "nnunet_ext.pth").is_file()
     assert (site / "nnunet_ext.start").is_file()
-    plan(environment)
-    train(environment, "0")
-    predict(environment, "0")
+    whole_chain(environment, every_command=FULL)
 
 
 def by_hand(root: Path) -> None:
@@ -241,15 +260,13 @@ def by_hand(root: Path) -> None:
     assert environment.state()[1] == "False"
     shim = environment.run(environment.binaries / "nnunet-ext", "env").strip()
     assert Path(shim) == shim_folder()
-    environment.run(environment.binaries / "nnunet-ext", "plan", *PLANNING)
     environment.variables["nnUNet_extTrainer"] = shim
-    train(environment, "0")
-    predict(environment, "0")
+    whole_chain(environment, every_command=FULL)
 
 
 @pytest.mark.slow
 @pytest.mark.e2e
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800 if FULL else 900)
 def test_stock_commands_find_our_names(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         for way in [pool.submit(way, tmp_path) for way in (from_the_wheel, from_an_editable_install, by_hand)]:
