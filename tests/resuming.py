@@ -22,12 +22,12 @@ class KeyedLoader:
         self.step += 1
         patch = self.trainer.configuration_manager.patch_size
         data = torch.randn(2, 1, *patch, generator=generator)
-        labels = (data > 0).to(torch.int16) + (data > 1).to(torch.int16)
+        labels: Any = (data > 0).to(torch.int16) + (data > 1).to(torch.int16)
         scales = self.trainer._get_deep_supervision_scales()
-        target: Any = labels
+        target = labels
         if scales is not None:
-            steps = [[slice(None, None, round(1 / s)) for s in scale] for scale in scales]
-            target = [labels[(..., *step)] for step in steps]
+            steps = [(..., *(slice(None, None, round(1 / s)) for s in scale)) for scale in scales]
+            target = [labels[step] for step in steps]
         return {"data": data, "target": target, "keys": ["x", "y"]}
 
 

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunet_ext import __version__
 from nnunet_ext.architectures.blocks.memory import BYTES_PER_UNIT, REFERENCE_BATCH_SIZE
 from nnunet_ext.cores import limit_torch_threads
+from nnunet_ext.registry import TRAINERS
 from nnunet_ext.trainers import checks
 from nnunet_ext.trainers.checkpoints import write_atomically
 from nnunet_ext.trainers.graph import unused_parameters
@@ -79,17 +80,26 @@ class BaseTrainer(nnUNetTrainer):
 
         Raises:
             RuntimeError: nnUNet_results or nnUNet_preprocessed is not set.
+            NotImplementedError: the configuration is not among what the registry says of this trainer.
         """
         checks.require_variables()
         plans = deepcopy(plans)
         plans.setdefault("continue_training", False)
         plans = self.adapt_plans(plans, configuration)
+        self._require_claimed(plans, configuration)
         super().__init__(plans, configuration, fold, dataset_json, device)
         for name, value in self.hyperparameters.items():
             setattr(self, name, value)
         self.skipped_steps = 0
         self.data_was_checked = False
         self._choose_deep_supervision()
+
+    def _require_claimed(self, plans: dict[str, Any], configuration: str) -> None:
+        entry = next((TRAINERS[c.__name__] for c in type(self).__mro__ if c.__name__ in TRAINERS), None)
+        if entry is not None and configuration in plans["configurations"]:
+            planned = PlansManager(plans).get_configuration(configuration)
+            cascaded = planned.previous_stage_name is not None
+            checks.require_claimed(entry, configuration, len(planned.patch_size), cascaded=cascaded)
 
     # ------------------------------------------------------------------------------------------------ plans, network
 

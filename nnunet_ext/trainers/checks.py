@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_ext import __version__
+from nnunet_ext.registry import TrainerEntry
 
 _SHOWN = 10
 _PURPOSE = {
@@ -42,6 +43,27 @@ def require_package(plans: Mapping[str, Any]) -> None:
 def _number(version: str) -> tuple[int, ...]:
     """(major, minor, patch) of a version, without what follows the numbers."""
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def require_claimed(entry: TrainerEntry, configuration: str, dimension: int, *, cascaded: bool) -> None:
+    """Raise a NotImplementedError for a configuration that is not among what a trainer's registry entry claims.
+
+    Args:
+        entry: the trainer's entry.
+        configuration: its name in the plans.
+        dimension: spatial axes of its patches.
+        cascaded: whether it is the second stage of nnU-Net's cascade.
+    """
+    instead = "Train another configuration, or for this one use an nnU-Net trainer such as nnUNetTrainer."
+    if dimension not in entry.dimensions:
+        claimed = " and ".join(f"{d}D" for d in sorted(entry.dimensions))
+        raise NotImplementedError(
+            f"{entry.name} trains {claimed} configurations; {configuration!r} has {dimension}D patches. {instead}"
+        )
+    if cascaded and not entry.cascade:
+        raise NotImplementedError(
+            f"{entry.name} can't be the second stage of a cascade, which {configuration!r} is. {instead}"
+        )
 
 
 def require_preprocessed(folder: str, dataset: str, plans_name: str, configuration: str) -> None:

@@ -187,6 +187,7 @@ def check_deep_supervision(case: NetworkCase) -> None:
     assert [tuple(o.shape) for o in outputs] == [(1, CLASSES, *size) for size in case.sizes()]
     network.decoder.deep_supervision = False
     single = network(case.image())
+    assert isinstance(single, Tensor)
     assert tuple(single.shape) == (1, CLASSES, *case.patch_size)
     network.decoder.deep_supervision = True
     assert len(network.eval()(case.image())) == len(outputs), "the trainer's validation step takes the first of several"

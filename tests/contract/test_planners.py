@@ -53,10 +53,10 @@ def _shared_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_nnunet_finds_it(name: str) -> None:
     folder = str(Path(nnunetv2.__path__[0]) / "experiment_planning")
-    found: Any = recursive_find_python_class(folder, name, current_module="nnunetv2.experiment_planning")
-    assert found is lookup.find("planner", name)
-    assert found.__name__ == name
-    assert issubclass(found, ExperimentPlanner)
+    expected: Any = lookup.find("planner", name)
+    assert recursive_find_python_class(folder, name, current_module="nnunetv2.experiment_planning") is expected
+    assert expected.__name__ == name
+    assert issubclass(expected, ExperimentPlanner)
 
 
 def test_default_plans_names_differ(make_dataset: Make) -> None:

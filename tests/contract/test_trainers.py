@@ -118,21 +118,39 @@ def ignored(trainer: Any, target: Tensor) -> Tensor:
     return target == trainer.label_manager.ignore_label
 
 
+def unannotated(trainer: Any, target: Tensor) -> Tensor:
+    """The target with every voxel ignored."""
+    if trainer.label_manager.has_regions:
+        return torch.cat([torch.zeros_like(target[:, :-1]), torch.ones_like(target[:, -1:])], 1)
+    return torch.full_like(target, trainer.label_manager.ignore_label)
+
+
+def partly_annotated(trainer: Any, target: Tensor) -> Tensor:
+    """The target with a quarter of it ignored and a quarter annotated as background, along the last axis."""
+    quarter = target.shape[-1] // 4
+    nothing = torch.zeros_like(target[..., :quarter])
+    return torch.cat([unannotated(trainer, nothing), nothing, target[..., 2 * quarter :]], -1)
+
+
 @by_configuration
 @pytest.mark.parametrize("kind", ["ignore", "regionsignore"])
 def test_loss_ignores_ignored_voxels(name: str, configuration: str, kind: str, planned: Planned) -> None:
     trainer = planned.trainer(name, kind, configuration)
     trainer.initialize()
-    _, target = batch_of(trainer)
+    target = nested(lambda t: partly_annotated(trainer, t), batch_of(trainer)[1])
     logits = logits_for(trainer, target)
-    shares = [ignored(trainer, t).float().mean() for t in (target if isinstance(target, list) else [target])]
-    assert 0 < shares[0] < 1
-    pairs = list(zip(logits, target, strict=True)) if isinstance(target, list) else [(logits, target)]
-    changed = [torch.where(ignored(trainer, t), -3 * y + 1, y) for y, t in pairs]
-    elsewhere = [torch.where(ignored(trainer, t), y, -3 * y + 1) for y, t in pairs]
+
+    def changed(where_ignored: bool) -> Any:
+        def change(y: Tensor, t: Tensor) -> Tensor:
+            return torch.where(ignored(trainer, t) == where_ignored, 1 - 3 * y, y)
+
+        if isinstance(target, list):
+            return [change(y, t) for y, t in zip(logits, target, strict=True)]
+        return change(logits, target)
+
     loss = trainer.loss(logits, target)
-    torch.testing.assert_close(trainer.loss(changed if isinstance(target, list) else changed[0], target), loss)
-    assert not torch.isclose(trainer.loss(elsewhere if isinstance(target, list) else elsewhere[0], target), loss)
+    torch.testing.assert_close(trainer.loss(changed(where_ignored=True), target), loss)
+    assert not torch.isclose(trainer.loss(changed(where_ignored=False), target), loss)
 
 
 @by_configuration
@@ -141,13 +159,8 @@ def test_fully_ignored_batch_is_harmless(name: str, configuration: str, kind: st
     trainer = planned.trainer(name, kind, configuration)
     trainer.initialize()
     data, target = batch_of(trainer)
-
-    def unannotated(t: Tensor) -> Tensor:
-        if trainer.label_manager.has_regions:
-            return torch.cat([torch.zeros_like(t[:, :-1]), torch.ones_like(t[:, -1:])], 1)
-        return torch.full_like(t, trainer.label_manager.ignore_label)
-
-    result = trainer.train_step({"data": data, "target": nested(unannotated, target), "keys": ["a", "b"]})
+    target = nested(lambda t: unannotated(trainer, t), target)
+    result = trainer.train_step({"data": data, "target": target, "keys": ["a", "b"]})
     assert math.isfinite(result["loss"])
     assert all(torch.isfinite(p).all() for p in trainer.network.parameters())
 
@@ -165,8 +178,8 @@ def test_batch_dice_is_respected(name: str, configuration: str, planned: Planned
         target[0, ..., :8] = 1  # the foreground is in one of two samples only
         if trainer.enable_deep_supervision:
             scales = trainer._get_deep_supervision_scales()
-            steps = [[slice(None, None, round(1 / s)) for s in scale] for scale in scales]
-            target = [target[(..., *step)] for step in steps]
+            steps = [(..., *(slice(None, None, round(1 / s)) for s in scale)) for scale in scales]
+            target = [target[step] for step in steps]
         losses.append(trainer.loss(logits_for(trainer, target), target))
     assert all(torch.isfinite(loss) for loss in losses)
     assert not torch.isclose(losses[0], losses[1])

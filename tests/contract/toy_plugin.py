@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,32 +15,6 @@ from nnunet_ext.architectures.blocks.memory import conv_feature_map_units
 from nnunet_ext.planners.base import BasePlanner, Topology
 from nnunet_ext.trainers.base import BaseTrainer
 from nnunet_ext.trainers.variants import variant_attribute
-
-
-def norm_act(x: Tensor) -> Tensor:
-    """Instance norm and leaky ReLU."""
-    return functional.leaky_relu(functional.instance_norm(x))
-
-
-class ToyDecoder(nn.Module):
-    """The way up, index 0 the lowest resolution; nnU-Net switches `deep_supervision`. All heads are built, always."""
-
-    def __init__(self, features: list[int], num_classes: int, conv_op: type[nn.Module], deep_supervision: bool) -> None:
-        super().__init__()
-        self.deep_supervision = deep_supervision
-        widths = list(zip(features[:0:-1], features[-2::-1], strict=True))
-        self.stages = nn.ModuleList(conv_op(below + here, here, 3, 1, 1) for below, here in widths)
-        self.seg_layers = nn.ModuleList(conv_op(here, num_classes, 1) for _, here in widths)
-
-    def forward(self, skips: list[Tensor]) -> Tensor | list[Tensor]:
-        """Features of all resolutions to logits."""
-        x = skips.pop()
-        outputs: list[Tensor] = []
-        for stage, head in zip(self.stages, self.seg_layers, strict=True):
-            skip = skips.pop()
-            x = norm_act(stage(torch.cat([functional.interpolate(x, skip.shape[2:]), skip], 1)))
-            outputs.insert(0, head(x))
-        return outputs if self.deep_supervision else outputs[0]
 
 
 class ToyUNet(nn.Module):
@@ -57,19 +31,26 @@ class ToyUNet(nn.Module):
     ) -> None:
         super().__init__()
         self.input_channels, self.strides = input_channels, strides
-        features = list(features_per_stage)
-        widths = zip([input_channels, *features], features, strides, strict=False)
-        self.encoder = nn.ModuleList(conv_op(above, here, 3, stride, 1) for above, here, stride in widths)
-        self.decoder = ToyDecoder(features, num_classes, conv_op, deep_supervision)
+        down, up = list(features_per_stage), list(features_per_stage)[-2::-1]
+        widths = zip([input_channels, *down], down, strides, strict=False)
+        self.encoder = nn.ModuleList(conv_op(i, o, 3, s, 1) for i, o, s in widths)
+        self.decoder = decoder = cast(Any, nn.Module())
+        decoder.deep_supervision = deep_supervision  # nnU-Net switches it
+        decoder.stages = nn.ModuleList(conv_op(i + o, o, 3, 1, 1) for i, o in zip(down[:0:-1], up, strict=True))
+        decoder.seg_layers = nn.ModuleList(conv_op(o, num_classes, 1) for o in up)  # all heads, always
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(B, C, *spatial) to logits (B, K, *spatial); with deep supervision a list, full resolution first."""
-        skips: list[Tensor] = []
+        skips, outputs = [x], list[Tensor]()
         for stage in self.encoder:
-            x = norm_act(stage(x))
-            skips.append(x)
-        outputs: Tensor | list[Tensor] = self.decoder(skips)
-        return outputs
+            skips.append(functional.leaky_relu(functional.instance_norm(stage(skips[-1]))))
+        x = skips.pop()
+        for stage, head in zip(self.decoder.stages, self.decoder.seg_layers, strict=True):
+            skip = skips.pop()
+            x = stage(torch.cat([functional.interpolate(x, skip.shape[2:]), skip], 1))
+            x = functional.leaky_relu(functional.instance_norm(x))
+            outputs.insert(0, head(x))
+        return outputs if self.decoder.deep_supervision else outputs[0]
 
     def check_patch_size(self, patch_size: Sequence[int]) -> None:
         """Raise a ValueError for patches that cannot be halved as the strides ask."""
