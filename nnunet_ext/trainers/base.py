@@ -307,10 +307,13 @@ class BaseTrainer(nnUNetTrainer):
     def log_memory(self) -> None:
         """Log an estimate of what a training step keeps for its backward pass; not for networks without a count."""
         network = self.bare_network()
-        count = getattr(network, "compute_conv_feature_map_size", None)
-        if count is None:
+        if not hasattr(network, "compute_conv_feature_map_size"):
             return
-        gigabytes = self.activation_gigabytes(network)
+        try:
+            gigabytes = self.activation_gigabytes(network)
+        except Exception as error:  # a line of the log must not end a training
+            self.print_to_log_file(f"The memory of {type(network).__name__} could not be estimated: {error!r}")
+            return
         self.print_to_log_file(
             f"{type(network).__name__}: {sum(p.numel() for p in network.parameters()):,} parameters; about "
             f"{gigabytes:.2f} GB kept for the backward pass in float32 (patch "
