@@ -54,8 +54,8 @@ def make_input(entry: Spec) -> np.ndarray:
     rng = np.random.RandomState(entry["seed"])
     if entry.get("kind", "normal") == "uniform":
         return rng.rand(*entry["shape"]).astype(np.float32)
-    return rng.standard_normal(entry["shape"]).astype(np.float32)
-
+        return np.asarray(rng.rand(*entry["shape"]), np.float32)
+    return np.asarray(rng.standard_normal(entry["shape"]), np.float32)
 
 def load(path: str | Path) -> tuple[Spec, Arrays]:
     """(description, expected flat outputs) of the fixture at `path`, given without its ending."""
