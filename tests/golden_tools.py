@@ -52,10 +52,10 @@ def reference_state(spec: Spec) -> Arrays:
 def make_input(entry: Spec) -> np.ndarray:
     """The float32 input that `entry` describes."""
     rng = np.random.RandomState(entry["seed"])
-    if entry.get("kind", "normal") == "uniform":
-        return rng.rand(*entry["shape"]).astype(np.float32)
-        return np.asarray(rng.rand(*entry["shape"]), np.float32)
-    return np.asarray(rng.standard_normal(entry["shape"]), np.float32)
+    size: tuple[int, ...] = tuple(entry["shape"])
+    values: np.ndarray = rng.random_sample(size) if entry.get("kind") == "uniform" else rng.standard_normal(size)
+    return values.astype(np.float32)
+
 
 def load(path: str | Path) -> tuple[Spec, Arrays]:
     """(description, expected flat outputs) of the fixture at `path`, given without its ending."""

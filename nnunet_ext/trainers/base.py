@@ -44,6 +44,7 @@ class BaseTrainer(nnUNetTrainer):
         hyperparameters: nnU-Net's instance attributes (``initial_lr``, ``num_epochs``, ...), set after its constructor.
         optimizer_name: "sgd" (nnU-Net's: momentum 0.99, Nesterov) or "adamw" (betas 0.9 and 0.999).
         schedule: "poly" (nnU-Net's, exponent 0.9) or "cosine" (to zero, no warm-up), both set once an epoch.
+        warmup_iterations: over so many iterations the learning rate first rises linearly to the schedule's.
         mirroring: mirror in training and at inference.
         seed: seeds python, numpy and torch in ``initialize`` and, from (seed, epoch, rank), at the start of every
             epoch, so that a resumed run continues as the uninterrupted one (checkpoints hold no random state, and
@@ -56,6 +57,7 @@ class BaseTrainer(nnUNetTrainer):
     hyperparameters: ClassVar[Mapping[str, Any]] = {}
     optimizer_name: ClassVar[str] = "sgd"
     schedule: ClassVar[str] = "poly"
+    warmup_iterations: ClassVar[int] = 0
     mirroring: ClassVar[bool] = True
     seed: ClassVar[int | None] = None
     supports_deep_supervision: ClassVar[bool] = True
@@ -254,6 +256,7 @@ class BaseTrainer(nnUNetTrainer):
         if self.seed is not None:
             self._seed_everything(self.seed)
         super().initialize()
+        self._begin_epoch()
         self.loss = LossGuard(self.loss, self.check_first_batch, every_step=self.grad_scaler is None)
 
     def check_first_batch(self, output: Any, target: Any) -> None:
@@ -278,6 +281,20 @@ class BaseTrainer(nnUNetTrainer):
             state = np.random.SeedSequence((self.seed, self.current_epoch, self.local_rank)).generate_state(1)
             self._seed_everything(int(state[0]))
         super().on_train_epoch_start()
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self.epoch_iteration = 0
+        self.scheduled_rates = [group["lr"] for group in self.optimizer.param_groups]
+
+    def _warm_up(self) -> None:
+        """Set this iteration's learning rate; it depends on epoch and iteration alone, so resumed runs continue."""
+        iteration = self.current_epoch * self.num_iterations_per_epoch + self.epoch_iteration
+        self.epoch_iteration += 1
+        if iteration <= self.warmup_iterations:
+            factor = min(1.0, (iteration + 1) / (self.warmup_iterations + 1))
+            for group, rate in zip(self.optimizer.param_groups, self.scheduled_rates, strict=True):
+                group["lr"] = rate * factor
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's; with ``--val`` the cases have not been opened yet, so look at them first."""
@@ -338,6 +355,7 @@ class BaseTrainer(nnUNetTrainer):
         Raises:
             NonFiniteLossError: says where the first value that is not finite arose.
         """
+        self._warm_up()
         try:
             result: dict[str, Any] = super().train_step(batch)
         except NonFiniteLossError as error:

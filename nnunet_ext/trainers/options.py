@@ -12,11 +12,13 @@ from typing import Any
 
 ADAMW_LEARNING_RATE = 3e-3
 ADAMW_WEIGHT_DECAY = 1e-2
+ADAMW_WARMUP = 40  # iterations; without it one class of the demo's data sometimes stays empty for many epochs
 VALIDATION_SHARE = 5  # nnU-Net: 250 training and 50 validation iterations an epoch
 
 _FIXED: dict[str, dict[str, Any]] = {
     "AdamW": {
         "optimizer_name": "adamw",
+        "warmup_iterations": ADAMW_WARMUP,
         "hyperparameters": {"initial_lr": ADAMW_LEARNING_RATE, "weight_decay": ADAMW_WEIGHT_DECAY},
     },
     "NoMirroring": {"mirroring": False},

@@ -273,3 +273,19 @@ def test_later_suffix_wins_and_mappings_merge() -> None:
     }
     with pytest.raises(KeyError):
         common_attributes("Nonsense")
+
+
+def test_the_learning_rate_warms_up_over_the_first_iterations(workspace: support.Workspace, planned: Plans) -> None:
+    warm = type("Warm", (Short,), {"warmup_iterations": 3})
+    trainer = support.build_trainer(warm, workspace, planned("plain"))
+    trainer.initialize()
+    rates = []
+    for epoch in range(3):
+        trainer.current_epoch = epoch
+        trainer.optimizer.param_groups[0]["lr"] = 2.0  # the schedule's, which is set once an epoch
+        trainer._begin_epoch()
+        for _ in range(trainer.num_iterations_per_epoch):
+            trainer._warm_up()
+            rates.append(trainer.optimizer.param_groups[0]["lr"])
+    assert trainer.num_iterations_per_epoch == 2
+    assert rates == pytest.approx([0.5, 1, 1.5, 2, 2, 2])
