@@ -23,7 +23,8 @@ from typing import Any
 import gpu_networks
 import measure
 import torch
-from gpu_pieces import PIECES, Outcome, Setting
+from gpu_pieces import PIECES
+from gpu_setting import Outcome, Setting
 
 
 def run_piece(name: str, setting: Setting) -> dict[str, Any]:

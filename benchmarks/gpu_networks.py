@@ -116,10 +116,14 @@ def images(plan: Plan, seed: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def labels(plan: Plan, seed: int = 2) -> Tensor:
-    """(B, D, H, W), integers below the number of classes."""
-    shape = (plan.batch_size, *plan.patch_size)
-    return torch.randint(plan.num_classes, shape, generator=torch.Generator().manual_seed(seed))
+def labels(plan: Plan) -> Tensor:
+    """(B, D, H, W), integers below the number of classes, about as many of each: the image's local mean in steps.
+
+    Labels that have nothing to do with the image would give gradients that almost cancel, and so mostly rounding.
+    """
+    smooth = functional.avg_pool3d(images(plan), 5, stride=1, padding=2, count_include_pad=False)[:, 0]
+    quantiles = torch.linspace(0, 1, plan.num_classes + 1)[1:-1]
+    return torch.bucketize(smooth, torch.special.ndtri(quantiles) * smooth.std())
 
 
 def supervised_loss(outputs: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:

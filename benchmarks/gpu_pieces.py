@@ -1,14 +1,12 @@
-"""The pieces of `gpu.py`: each checks or measures one thing that needs a GPU, in under ten minutes."""
+"""The pieces of `gpu.py` and their names: each checks or measures one thing that needs a GPU, in under ten minutes."""
 
 from __future__ import annotations
 
 import gc
-import itertools
 import math
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
 from typing import Any
@@ -17,127 +15,16 @@ import gpu_networks as networks
 import measure
 import torch
 import torch.distributed
-from gpu_networks import PLAIN, VARIANTS, Plan
+from gpu_networks import PLAIN, VARIANTS
+from gpu_numerics import amp_piece, compile_piece
+from gpu_setting import EQUAL, Outcome, Setting, numerics
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 from nnunet_ext.architectures.blocks.memory import kept_for_backward, saved_bytes
 
 BYTES_PER_PARAMETER = 12  # weight, gradient and momentum in float32
-EQUAL = 1e-3  # compiled against eager, in standard deviations, float32 without TF32
 MEMORY_TOLERANCE = {"cuda": 0.15, "cpu": 0.05}  # on toy patches the weights' copies in another layout show
-AMP_TOLERANCE = {torch.float16: 0.02, torch.bfloat16: 0.1}  # root mean square difference in standard deviations
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where and how large: the device, the plan, and how often a timing is repeated."""
-
-    device: str
-    plan: Plan
-    rounds: int = 10
-
-    @property
-    def amp_dtype(self) -> torch.dtype:
-        """What nnU-Net's autocast uses; the CPU has no useful float16."""
-        return torch.float16 if self.device == "cuda" else torch.bfloat16
-
-    def synchronise(self) -> None:
-        """Wait until the device has done its work."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-
-    def autocast(self, enabled: bool = True) -> torch.autocast:
-        """Mixed precision on the device."""
-        return torch.autocast(self.device, dtype=self.amp_dtype, enabled=enabled)
-
-
-@dataclass
-class Outcome:
-    """What a piece found: a table for people, whether every check held, and a remark."""
-
-    header: Sequence[str] = ()
-    rows: list[list[str]] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    remark: str = ""
-    skipped: bool = False
-
-    def check(self, held: bool, complaint: str) -> str:
-        """Note a failure; returns the word for the table."""
-        if not held:
-            self.failures.append(complaint)
-        return "ok" if held else "FAILED"
-
-
-def _first(outputs: Tensor | Sequence[Tensor]) -> Tensor:
-    return outputs if isinstance(outputs, Tensor) else outputs[0]
-
-
-def _numerics(exact: bool) -> None:
-    """Full float32 and fixed algorithms to compare results; TF32 and chosen algorithms, as nnU-Net, to measure."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not exact
-    torch.backends.cudnn.benchmark = not exact
-
-
-def _cause(error: Exception) -> str:
-    """The first line of a compilation's error, and the innermost line of the network's code that it names."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    places = [f"{line} {code}" for line, code in itertools.pairwise(lines) if line.startswith("File ")]
-    return " ".join([lines[0], *places[-1:]])
-
-
-def compile_piece(setting: Setting) -> Outcome:
-    """Every variant compiles as one graph, in training and in inference mode, and gives what eager mode gives."""
-    backend = "inductor" if setting.device == "cuda" else "aot_eager"
-    outcome = Outcome(("network", "mode", "difference", "compilation (s)", ""), remark=f"Backend {backend}.")
-    _numerics(exact=True)
-    x = networks.images(setting.plan).to(setting.device)
-    for name in (PLAIN, *VARIANTS):
-        for mode in ("training", "inference"):
-            network = networks.build(name, setting.plan).to(setting.device).train(mode == "training")
-            torch._dynamo.reset()
-            compiled = torch.compile(network, fullgraph=True, backend=backend)
-            with torch.set_grad_enabled(mode == "training"):
-                expected = _first(network(x)).detach()
-                start = time.perf_counter()
-                try:
-                    found = _first(compiled(x))
-                    if mode == "training":
-                        found.sum().backward()
-                except torch._dynamo.exc.TorchDynamoException as error:
-                    complaint = f"compile: {name}, {mode}: {_cause(error)}"
-                    outcome.rows.append([name, mode, "", "", outcome.check(False, complaint)])
-                    continue
-            difference = float((found.detach() - expected).abs().max() / expected.std())
-            seconds = time.perf_counter() - start
-            verdict = outcome.check(difference <= EQUAL, f"compile: {name}, {mode}: outputs differ by {difference:.1e}")
-            outcome.rows.append([name, mode, f"{difference:.1e}", f"{seconds:.1f}", verdict])
-    return outcome
-
-
-def amp_piece(setting: Setting) -> Outcome:
-    """Mixed precision: finite logits and gradients, close to float32."""
-    tolerance = AMP_TOLERANCE[setting.amp_dtype]
-    outcome = Outcome(
-        ("network", "rms difference", "finite gradients", ""),
-        remark=f"Autocast to {setting.amp_dtype}, loss scale 2^16.",
-    )
-    _numerics(exact=True)
-    x, target = networks.images(setting.plan).to(setting.device), networks.labels(setting.plan).to(setting.device)
-    for name in (PLAIN, *VARIANTS):
-        network = networks.build(name, setting.plan).to(setting.device).train()
-        with torch.no_grad():
-            expected = _first(network(x))
-        with setting.autocast():
-            outputs = network(x)
-            loss = networks.supervised_loss(outputs, target)
-        (loss * 2.0**16).backward()
-        finite = all(bool(p.grad.isfinite().all()) for p in network.parameters() if p.grad is not None)
-        difference = float((_first(outputs).detach().float() - expected).square().mean().sqrt() / expected.std())
-        held = finite and difference <= tolerance  # NaN fails the comparison
-        complaint = f"amp: {name}: difference {difference:.3f} (at most {tolerance}), gradients finite: {finite}"
-        outcome.rows.append([name, f"{difference:.4f}", str(finite), outcome.check(held, complaint)])
-    return outcome
 
 
 def _step(network: nn.Module, setting: Setting, x: Tensor, target: Tensor, amp: bool) -> Callable[[], None]:
@@ -177,7 +64,7 @@ def memory_piece(setting: Setting) -> Outcome:
     """
     measured_name = "GPU peak (GiB)" if setting.device == "cuda" else "kept (GiB)"
     outcome = Outcome(("network", "estimate (GiB)", measured_name, "measured/estimate", "peak with AMP (GiB)", ""))
-    _numerics(exact=False)
+    numerics(exact=False)
     plan, tolerance = setting.plan, MEMORY_TOLERANCE[setting.device]
     x, target = networks.images(plan).to(setting.device), networks.labels(plan).to(setting.device)
     for name in (PLAIN, *VARIANTS):
@@ -252,7 +139,7 @@ def speed_piece(setting: Setting) -> Outcome:
         ("network", "training step (ms)", "ratio", "inference (ms)", "ratio"),
         remark=f"{setting.rounds} rounds in turns, medians; eager mode. Ratios are to {against}.",
     )
-    _numerics(exact=False)
+    numerics(exact=False)
     x, target = networks.images(setting.plan).to(setting.device), networks.labels(setting.plan).to(setting.device)
     steps, forwards = {}, {}
     for name, (network, memory_format) in _speed_networks(setting).items():
@@ -286,7 +173,7 @@ def _ddp_worker(rank: int, port: int, setting: Setting, names: Sequence[str], fo
     torch.distributed.init_process_group(backend, init_method=address, rank=rank, world_size=2)
     device = torch.device(setting.device, rank) if setting.device == "cuda" else torch.device("cpu")
     torch.set_num_threads(1)
-    _numerics(exact=True)
+    numerics(exact=True)
     x, target = (t.chunk(2)[rank].to(device) for t in (networks.images(setting.plan), networks.labels(setting.plan)))
     for name in names:
         network = networks.build(name, setting.plan).to(device).train()
@@ -310,7 +197,7 @@ def ddp_piece(setting: Setting) -> Outcome:
         found = manager.dict()
         spawn(_ddp_worker, (port, setting, names, found), nprocs=2)
         parallel = {name: torch.from_numpy(found[name]) for name in names}
-    _numerics(exact=True)
+    numerics(exact=True)
     x, target = networks.images(setting.plan).to(setting.device), networks.labels(setting.plan).to(setting.device)
     for name in names:
         expected = _gradients(networks.build(name, setting.plan).to(setting.device).train(), x, target).cpu()

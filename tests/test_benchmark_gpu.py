@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from nnunet_ext import registry
 
+WRONG = "encoder.stages.1.conv1.weight"
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
@@ -42,16 +46,71 @@ def test_pieces_run_on_the_cpu_and_reports_add_up(
 ) -> None:
     for name in ("SSHUNet GSM", "SSHUNet TSM VFN"):
         monkeypatch.delitem(gpu.gpu_networks.VARIANTS, name)  # the time of a test run is short
+    monkeypatch.setattr(importlib.import_module("gpu_numerics"), "MODES", ("eager",))  # compiling takes long
     arguments = ["-o", str(tmp_path), "--device", "cpu", "--tiny", "--rounds", "1"]
     for piece in ("amp", "memory", "speed"):
         assert gpu.main([*arguments, "--piece", piece]) == 0
     report = json.loads((tmp_path / "gpu.json").read_text())
     assert set(report) == {"amp", "memory", "speed"}
+    ways = [tuple(row[:4]) for row in report["amp"]["rows"]]
+    assert ("SSHUNet TSM", "batched", "float32", "eager") in ways
+    assert {("SSHUNet GSF", views, "mixed", "eager") for views in ("batched", "sequential")} <= set(ways)
     rows = {row[0] for row in report["memory"]["rows"]}
     assert rows == {gpu.gpu_networks.PLAIN, *gpu.gpu_networks.VARIANTS}
     text = (tmp_path / "gpu.md").read_text()
     assert "## memory: ok" in text
     assert "| SSHUNet GSF" in text
+
+
+def test_a_wrong_gradient_of_batched_views_is_found(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    numerics, build = importlib.import_module("gpu_numerics"), gpu.gpu_networks.build
+
+    def broken(name: str, plan: object, **options: str) -> torch.nn.Module:
+        network: torch.nn.Module = build(name, plan, **options)
+        if options["view_execution"] == "batched":
+            network.get_parameter(WRONG).register_hook(torch.neg)
+        return network
+
+    monkeypatch.setattr(gpu.gpu_networks, "build", broken)
+    setting, outcome = gpu.Setting("cpu", gpu.gpu_networks.TINY), gpu.Outcome()
+    reference, batched = (numerics.Way("SSHUNet TSM", views) for views in ("sequential", "batched"))
+    expected = reference.step(setting)
+    numerics._check_step(reference, expected, expected, setting, outcome)
+    assert not outcome.failures
+    numerics._check_step(batched, batched.step(setting), expected, setting, outcome)
+    assert len(outcome.failures) == 1
+    assert WRONG in outcome.failures[0]
+
+
+def test_a_wrong_gradient_of_a_compiled_network_is_found(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    numerics = importlib.import_module("gpu_numerics")
+    setting, outcome = gpu.Setting("cpu", gpu.gpu_networks.TINY), gpu.Outcome()
+    for factor, failures in ((1.0, 0), (1.1, 1)):
+
+        def compiled(network: torch.nn.Module, _: object, factor: float = factor) -> Callable[[Tensor], Any]:
+            def run(x: Tensor) -> Any:  # from its first call on, as the eager network runs before
+                network.get_parameter(WRONG).register_hook(lambda gradient: factor * gradient)
+                return network(x)
+
+            return run
+
+        monkeypatch.setattr(numerics, "_compiled", compiled)
+        numerics._check_compiled("SSHUNet TSM", "training", setting, outcome)
+        assert len(outcome.failures) == failures
+    assert WRONG in outcome.failures[0]
+
+
+def test_gradients_are_compared_where_they_matter(gpu: ModuleType) -> None:
+    compare = importlib.import_module("gpu_numerics").compare
+    expected = {"large": torch.tensor([3.0, 4.0]), "rounding": torch.tensor([1e-7, 0.0])}
+    close = compare({"large": torch.tensor([3.0, 4.0]), "rounding": torch.tensor([-1e-7, 0.0])}, expected)
+    assert close.cosine == pytest.approx(1)
+    assert close.difference == 0
+    assert compare({}, expected).cosine == 0
+    nan = compare({**expected, "rounding": torch.tensor([0.0, torch.nan])}, expected)
+    assert (nan.cosine, nan.cosine_of) == (-1, "rounding")
+    with pytest.raises(ValueError, match="nothing can be compared"):
+        compare({}, {})
 
 
 def test_a_failing_piece_is_named_and_the_others_go_on(
@@ -70,7 +129,7 @@ def test_a_failing_piece_is_named_and_the_others_go_on(
 
 
 def test_a_compilation_error_names_the_place(gpu: ModuleType) -> None:
-    import gpu_pieces
+    import gpu_setting
 
     error = RuntimeError('Data-dependent branching\n\nfrom user code:\n  File "net.py", line 3, in f\n    if x:\n')
-    assert gpu_pieces._cause(error) == 'Data-dependent branching File "net.py", line 3, in f if x:'
+    assert gpu_setting.cause(error) == 'Data-dependent branching File "net.py", line 3, in f if x:'
