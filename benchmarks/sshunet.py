@@ -30,8 +30,8 @@ from sshunet_baseline import PUBLISHED_FEATURES, published
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_ext.weights.configuration import GateChoice, infer_configuration
 from nnunet_ext.weights.sshunet import build_network, load_weights
+from nnunet_ext.weights.sshunet_configuration import GateChoice, infer_configuration
 
 RESULTS = Path(__file__).resolve().parent / "results"
 NETWORKS = ("plain", "published", "ours")

@@ -21,9 +21,9 @@ except ModuleNotFoundError:  # loaded by its path, outside of pytest
     import golden_tools as golden
 
 from nnunet_ext.architectures.blocks.gates import make_gate
-from nnunet_ext.weights.configuration import Configuration, GateChoice, from_constructor, infer_configuration
 from nnunet_ext.weights.loading import CheckpointError
 from nnunet_ext.weights.sshunet import build_network, canonical_state, gate_key_map, load_weights
+from nnunet_ext.weights.sshunet_configuration import Configuration, GateChoice, from_constructor, infer_configuration
 
 Arrays = dict[str, np.ndarray]
 

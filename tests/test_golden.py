@@ -11,8 +11,8 @@ import pytest
 import torch
 from golden_adapter import import_fixture, reference_weights, run_fixture
 
-from nnunet_ext.weights.configuration import from_constructor, gate_flags, infer_configuration
 from nnunet_ext.weights.sshunet import build_network, key_map
+from nnunet_ext.weights.sshunet_configuration import from_constructor, gate_flags, infer_configuration
 
 GOLDEN = Path(__file__).parent / "golden"
 FIXTURES = sorted(path.relative_to(GOLDEN).with_suffix("") for path in GOLDEN.glob("*/*.json"))

@@ -14,9 +14,12 @@ import numpy as np
 import torch
 
 from nnunet_ext.errors import UserError
+from nnunet_ext.weights.file_kind import file_kind
+from nnunet_ext.weights.plain_numpy import STAND_INS
 
 _PREFIXES = ("module.", "backbone.", "_orig_mod.")
-_NUMPY_NUMBERS = ("bool", "int32", "int64", "float16", "float32", "float64")
+_CAN_ALLOW = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 6)
+"""Whether torch's restricted unpickler can be told under which names something is allowed."""
 
 
 class CheckpointError(UserError, ValueError):
@@ -28,8 +31,9 @@ class Checkpoint:
     """What a checkpoint file holds.
 
     Attributes:
-        state: float32 CPU tensors by their names in the file, wrapper prefixes removed.
-        numbers: the scalar entries beside the weights (`epoch`, `best_acc`).
+        state: CPU tensors by their names in the file, wrapper prefixes removed; float32, but counters stay integers.
+        numbers: the scalar entries beside the weights: `epoch`, `best_acc`, and of nnU-Net v1's `best_stuff` the
+            `best_validation_criterion`.
         file_name: the file's name without its folder.
         sha256: hexadecimal digest of the file.
     """
@@ -50,9 +54,10 @@ def shorten(names: Iterable[str], most: int = 5) -> str:
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read the weights of a checkpoint file without executing anything that is in it.
 
-    Accepted are a dict with the entry `state_dict` (what SSH-UNet's scripts write, specification sshunet 2.1) and a
-    bare state dict. Only tensors, plain containers, numbers and strings are constructed, and numpy numbers and numeric
-    arrays, because published checkpoints may hold their best accuracy as one.
+    Accepted are a dict with the entry `state_dict` (what SSH-UNet's scripts write, specification sshunet 2.1, and
+    nnU-Net v1 and its forks, specification unetrpp 2.2) and a bare state dict. Only tensors, plain containers, numbers
+    and strings are constructed, and numpy numbers and numeric arrays, because published checkpoints hold their
+    accuracies as such. The optimizer's state is left alone.
 
     Raises:
         CheckpointError: the file is missing, damaged, needs other objects, or holds no usable state dict.
@@ -60,12 +65,15 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
+    if file_kind(path) == "pickle":
+        raise CheckpointError(
+            f"{path.name}: this is a plain Python pickle, as nnU-Net v1 writes its plans and the .model.pkl beside a "
+            "checkpoint, not a checkpoint; give the .model file as the checkpoint, and this one to --plans where the "
+            "method has that option"
+        )
     content = _safe_load(path)
     weights = _find_state_dict(content, path.name)
-    numbers = {}
-    if isinstance(content, Mapping):
-        numbers = {key: number for key in ("epoch", "best_acc") if (number := _as_number(content.get(key))) is not None}
-    return Checkpoint(_clean(weights, path.name), numbers, path.name, _sha256(path))
+    return Checkpoint(_clean(weights, path.name), _numbers(content), path.name, _sha256(path))
 
 
 def _safe_load(path: Path) -> Any:
@@ -74,6 +82,11 @@ def _safe_load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen unrelated types for files that it cannot read
         foreign = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
+        if foreign is not None and foreign.group(1) in STAND_INS:
+            raise CheckpointError(
+                f"{path.name}: the file holds numpy numbers, which torch {torch.__version__} cannot be told to read "
+                "safely; install torch 2.6 or newer"
+            ) from error
         if foreign is not None:
             raise CheckpointError(
                 f"{path.name}: the file asks for Python objects ({foreign.group(1)}); only tensors, numbers and text "
@@ -88,16 +101,21 @@ def _safe_load(path: Path) -> Any:
 
 def _numpy_allowed() -> contextlib.AbstractContextManager[Any]:
     """Let numpy's numbers and numeric arrays through torch's restricted unpickler, for the time of one load."""
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
-        return contextlib.nullcontext()  # cannot be told what to allow: such files are refused with an explanation
-    multiarray = getattr(np, "_core", None) or np.core
-    scalar, reconstruct = multiarray.multiarray.scalar, multiarray.multiarray._reconstruct
-    allowed: list[Any] = [np.ndarray, np.dtype, *(type(np.dtype(name)) for name in _NUMPY_NUMBERS)]
-    for function, name in ((scalar, "scalar"), (reconstruct, "_reconstruct")):
-        # numpy 1 and 2 call the module differently, and a file remembers the name it was written under
-        allowed += [(function, f"numpy.core.multiarray.{name}"), (function, f"numpy._core.multiarray.{name}")]
+    if not _CAN_ALLOW:
+        return contextlib.nullcontext()  # such files are refused with an explanation
+    allowed: list[Any] = [(stand_in, name) for name, stand_in in STAND_INS.items()]
     context: contextlib.AbstractContextManager[Any] = torch.serialization.safe_globals(allowed)
     return context
+
+
+def _numbers(content: Any) -> dict[str, float]:
+    if not isinstance(content, Mapping):
+        return {}
+    entries = {key: content.get(key) for key in ("epoch", "best_acc")}
+    best = content.get("best_stuff")
+    if isinstance(best, tuple) and len(best) == 3:
+        entries["best_validation_criterion"] = best[2]
+    return {key: number for key, value in entries.items() if (number := _as_number(value)) is not None}
 
 
 def _as_number(value: Any) -> float | None:
@@ -132,7 +150,7 @@ def _strip(key: str) -> str:
 
 
 def _clean(weights: Mapping[str, Any], name: str) -> dict[str, torch.Tensor]:
-    """Float32 tensors under names without wrapper prefixes."""
+    """Float32 tensors, and integer ones as they are, under names without wrapper prefixes."""
     state: dict[str, torch.Tensor] = {}
     for key, value in weights.items():
         stripped = _strip(str(key))
@@ -140,9 +158,12 @@ def _clean(weights: Mapping[str, Any], name: str) -> dict[str, torch.Tensor]:
             raise CheckpointError(
                 f"{name}: two entries are called {stripped} once the prefixes of wrappers are removed"
             )
-        if value.layout != torch.strided or value.is_quantized:
-            raise CheckpointError(f"{name}: {key} is not a dense tensor but {value.dtype}, {value.layout}")
-        state[stripped] = value.detach().float().contiguous()
+        if value.layout != torch.strided or value.is_quantized or value.is_complex():
+            raise CheckpointError(
+                f"{name}: {key} is not a dense tensor of real numbers but {value.dtype}, {value.layout}"
+            )
+        value = value.detach()
+        state[stripped] = (value.float() if value.is_floating_point() else value).contiguous()
     broken = [key for key, value in state.items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise CheckpointError(f"{name}: NaN or infinite weights in {shorten(broken)}")

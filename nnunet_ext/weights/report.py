@@ -1,8 +1,9 @@
-"""What an import did with every weight."""
+"""What an import did with every weight, and what it tells people."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from nnunet_ext.weights.loading import shorten
@@ -16,11 +17,13 @@ class Report:
         loaded: our names that received a weight from the file.
         filled: our names that the file has nothing for; they keep a fresh, seeded initialisation.
         dropped_aliases: second names in the file of weights that were loaded.
+        zeroed: our names without a counterpart in the published network, set to zero.
     """
 
     loaded: tuple[str, ...]
     filled: tuple[str, ...] = ()
     dropped_aliases: tuple[str, ...] = ()
+    zeroed: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -31,6 +34,26 @@ class Report:
         lines = [f"loaded   {len(self.loaded)} weights"]
         if self.filled:
             lines.append(f"filled   {len(self.filled)} weights afresh, absent from the file: {shorten(self.filled, 4)}")
+        if self.zeroed:
+            lines.append(
+                f"zeroed   {len(self.zeroed)} weights that the published network lacks: {shorten(self.zeroed)}"
+            )
         if self.dropped_aliases:
-            lines.append(f"dropped  {len(self.dropped_aliases)} second names of loaded weights (skip_layers.*)")
+            second = shorten(self.dropped_aliases, 1)
+            lines.append(f"dropped  {len(self.dropped_aliases)} second names of loaded weights: {second}")
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished import.
+
+    Attributes:
+        folder: the model folder that was written.
+        report: what happened to the weights.
+        assumptions: what the file does not say or nnU-Net does differently, one sentence each.
+    """
+
+    folder: Path
+    report: Report
+    assumptions: tuple[str, ...]

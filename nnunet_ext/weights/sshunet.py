@@ -5,16 +5,15 @@ Source of the format: specification sshunet section 2 (`cugwu/ssh-unet` be4de766
 
 from __future__ import annotations
 
-import pydoc
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nnunet_ext.weights.configuration import Configuration
+from nnunet_ext.weights import transfer
 from nnunet_ext.weights.loading import CheckpointError, shorten
 from nnunet_ext.weights.report import Report
+from nnunet_ext.weights.sshunet_configuration import Configuration
 
 _ALIAS = "skip_layers."
 _DEEPER = "next_layer."
@@ -159,18 +158,7 @@ def build_network(
         seed: of the initialisation; torch's global random state is left as it was.
     """
     architecture = configuration.architecture(axes, stacked_supervision)
-    kwargs: dict[str, Any] = dict(architecture["arch_kwargs"])
-    for name in architecture["_kw_requires_import"]:
-        kwargs[name] = None if kwargs[name] is None else pydoc.locate(kwargs[name])
-    network_class: Any = pydoc.locate(architecture["network_class_name"])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network: nn.Module = network_class(
-            input_channels=configuration.input_channels, num_classes=configuration.num_classes, **kwargs
-        )
-        if not any(parameter.is_meta for parameter in network.parameters()):
-            network.apply(network_class.initialize)
-    return network
+    return transfer.build_network(architecture, configuration.input_channels, configuration.num_classes, seed)
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], configuration: Configuration) -> Report:
@@ -187,24 +175,4 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], configuration:
     Raises:
         CheckpointError: missing or unexpected names, or shapes that do not fit.
     """
-    names = key_map(configuration)
-    ours = network.state_dict()
-    missing = [key for key in names if key not in state]
-    unexpected = [key for key in state if key not in names]
-    problems = []
-    if missing:
-        problems.append(f"{len(missing)} missing: {shorten(missing)}")
-    if unexpected:
-        problems.append(f"{len(unexpected)} unexpected: {shorten(unexpected)}")
-    shapes = [
-        f"{key} is {tuple(state[key].shape)}, expected {tuple(ours[name].shape)}"
-        for key, name in names.items()
-        if key in state and state[key].shape != ours[name].shape
-    ]
-    if shapes:
-        problems.append(f"{len(shapes)} of another shape: {shorten(shapes, 3)}")
-    if problems:
-        raise CheckpointError("checkpoint does not fit the network inferred from it; " + "; ".join(problems))
-    loaded = {name: state[key] for key, name in names.items()}
-    network.load_state_dict({**ours, **loaded}, strict=True)
-    return Report(tuple(loaded), tuple(name for name in ours if name not in loaded))
+    return transfer.load_weights(network, state, key_map(configuration))

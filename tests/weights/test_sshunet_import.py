@@ -11,9 +11,9 @@ from golden_adapter import gate_choice
 from published_sshunet import State, aliases, fixture_state
 from sshunet_baseline import PublishedSSHUNet
 
-from nnunet_ext.weights.configuration import GateChoice, from_constructor, gate_flags, infer_configuration
 from nnunet_ext.weights.loading import CheckpointError
 from nnunet_ext.weights.sshunet import build_network, canonical_state, key_map, load_weights
+from nnunet_ext.weights.sshunet_configuration import GateChoice, from_constructor, gate_flags, infer_configuration
 
 NETWORKS = (
     *("tsm_small", "gsm_small", "gsf_small", "tsm_vfn_small", "tsm_view_strides"),

@@ -19,9 +19,10 @@ from published_sshunet import fixture_state, save_published
 from nnunet_ext.errors import UserError
 from nnunet_ext.lookup import install
 from nnunet_ext.weights import cli
-from nnunet_ext.weights.configuration import infer_configuration
-from nnunet_ext.weights.model_folder import FolderOptions, intensity_properties
+from nnunet_ext.weights.dataset_json import DatasetOptions
 from nnunet_ext.weights.sshunet import build_network, load_weights
+from nnunet_ext.weights.sshunet_configuration import infer_configuration
+from nnunet_ext.weights.sshunet_folder import FolderOptions, intensity_properties
 
 FIXTURE = "tsm_anisotropic_input"
 SIZE = (32, 28, 24)
@@ -161,7 +162,9 @@ def test_ct_window_becomes_nnunets_normalisation(window: tuple[float, float]) ->
 
     image = np.linspace(-2000, 2000, 999, dtype=np.float32).reshape(1, 9, 111)
     expected = np.clip((image - window[0]) / (window[1] - window[0]), 0, 1)
-    normalisation = CTNormalization(False, intensity_properties(FolderOptions(window=window)))
+    normalisation = CTNormalization(
+        False, intensity_properties(FolderOptions(DatasetOptions("Dataset900_X"), window=window))
+    )
     np.testing.assert_allclose(normalisation.run(image.copy()), expected, atol=1e-6)
 
 
@@ -178,7 +181,7 @@ def test_ct_window_becomes_nnunets_normalisation(window: tuple[float, float]) ->
 def test_the_window_is_that_of_the_published_run(
     labels: tuple[str, ...] | None, window: tuple[float, float] | None, expected: tuple[float, float]
 ) -> None:
-    properties = intensity_properties(FolderOptions(labels=labels, window=window))
+    properties = intensity_properties(FolderOptions(DatasetOptions("Dataset900_X", labels), window=window))
     assert (properties["percentile_00_5"], properties["percentile_99_5"]) == expected
 
 

@@ -1,0 +1,19 @@
+"""Which kind of file something is, from its first bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_ZIP = b"PK\x03\x04"
+_PICKLE = b"\x80"
+_OLD_TORCH = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+"""The number that torch wrote before everything else until version 1.5."""
+
+
+def file_kind(path: Path) -> str:
+    """Return "torch" (a file of `torch.save`, or another zip), "pickle" (a bare Python pickle) or "other"."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start.startswith(_ZIP) or _OLD_TORCH in start:
+        return "torch"
+    return "pickle" if start.startswith(_PICKLE) and len(start) > 2 else "other"
