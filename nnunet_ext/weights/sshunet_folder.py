@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_ext import __version__
 from nnunet_ext.errors import UserError
 from nnunet_ext.weights.dataset_json import DatasetOptions, default_channel_names, make_dataset_json
-from nnunet_ext.weights.model_folder import CONFIGURATION
+from nnunet_ext.weights.plans_json import CT, Z_SCORE, Channel, Preprocessing, Resampling, imported_plans
 from nnunet_ext.weights.sshunet_configuration import Configuration
 
 PLANS_NAME = "SSHUNetPlans_Imported"
@@ -88,43 +87,25 @@ def dataset_json(configuration: Configuration, options: FolderOptions) -> dict[s
 
 def make_plans(configuration: Configuration, options: FolderOptions) -> dict[str, Any]:
     """The plans that rebuild the published network and its preprocessing."""
-    channels, is_ct = configuration.input_channels, options.modality == "ct"
-    linear = {"order": 1, "order_z": 0, "force_separate_z": False}
-    resample = "resample_data_or_seg_to_shape"
-    properties = {str(i): intensity_properties(options) for i in range(channels)}
-    return {
-        "dataset_name": options.dataset.name,
-        "plans_name": PLANS_NAME,
-        "original_median_spacing_after_transp": list(options.spacing),
-        "original_median_shape_after_transp": list(options.patch_size),
-        "image_reader_writer": "NibabelIOWithReorient",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
-        "configurations": {
-            CONFIGURATION: {
-                "data_identifier": f"{PLANS_NAME}_{CONFIGURATION}",
-                "preprocessor_name": "DefaultPreprocessor",
-                "batch_size": 2,
-                "patch_size": list(options.patch_size),
-                "median_image_size_in_voxels": [float(n) for n in options.patch_size],
-                "spacing": list(options.spacing),
-                "normalization_schemes": ["CTNormalization" if is_ct else "ZScoreNormalization"] * channels,
-                "use_mask_for_norm": [not is_ct] * channels,
-                "resampling_fn_data": resample,
-                "resampling_fn_data_kwargs": {"is_seg": False, **linear},
-                "resampling_fn_seg": resample,
-                "resampling_fn_seg_kwargs": {"is_seg": True, **linear},
-                "resampling_fn_probabilities": resample,
-                "resampling_fn_probabilities_kwargs": {"is_seg": False, **linear},
-                "batch_dice": False,
-                "architecture": configuration.architecture(axes="xyz"),
-            }
-        },
-        "experiment_planner_used": "nnunet-ext import-weights",
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": properties,
-        "nnunet_ext": {"version": __version__, "imported": "sshunet"},
-    }
+    is_ct, size = options.modality == "ct", options.patch_size
+    names = default_channel_names(options.modality, configuration.input_channels)
+    properties = intensity_properties(options)
+    preprocessing = Preprocessing(
+        patch_size=size,
+        spacing=options.spacing,
+        channels=tuple(Channel(name, CT if is_ct else Z_SCORE, not is_ct, properties) for name in names),
+        resampling=Resampling(data=1, seg=1, probabilities=1, separate_z=False),
+        reader="NibabelIOWithReorient",
+        batch_size=2,
+        batch_dice=False,
+        median_size=tuple(float(n) for n in size),
+        original_spacing=options.spacing,
+        original_size=size,
+    )
+    architecture = configuration.architecture(axes="xyz")
+    return imported_plans(
+        preprocessing, architecture, dataset_name=options.dataset.name, plans_name=PLANS_NAME, method="sshunet"
+    )
 
 
 def assumptions(configuration: Configuration, options: FolderOptions, told_gates: bool) -> list[str]:
