@@ -21,14 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_ext.architectures.blocks.convolution import Conv3d
+from nnunet_ext.architectures.blocks.layout import CPU_LIKE, to_channels_last
 from nnunet_ext.architectures.blocks.memory import conv_feature_map_units
 from nnunet_ext.architectures.blocks.view_blocks import BlockOptions, InstanceNormAct, ShiftBlock, ViewTransposedConv
-from nnunet_ext.architectures.blocks.views import VIEWS, swap_volume, to_channels_last
+from nnunet_ext.architectures.blocks.views import VIEWS, swap_volume
 from nnunet_ext.architectures.blocks.volumetric_fusion import VolumetricFusion
 from nnunet_ext.architectures.sshunet_checks import check_choices, check_patch_size, gates_per_stage, per_stage
-
-CPU_LIKE = ("cpu", "meta")
-"""Devices whose tensors are laid out channels-last; meta, where memory is estimated, stands in for a CPU."""
 
 
 class SSHUNetEncoder(nn.Module):

@@ -1,4 +1,4 @@
-"""Instance normalisation, optional slice shift, residual and leaky ReLU as one step that keeps only its output.
+"""Instance normalisation, slice shift, residual, shortcut and leaky ReLU as one step that keeps only its output.
 
 The activated output y is needed by the next convolution anyway. A leaky ReLU can be inverted (divide where y < 0), and
 the backward pass of a normalisation without affine parameters needs nothing but the normalised values and 1 / standard
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nnunet_ext.architectures.blocks.layout import channels_last_format
 from nnunet_ext.architectures.blocks.slice_shift import shift_groups, shift_groups_
 
 PIECE = 2**18
@@ -31,62 +32,71 @@ def norm_act(
     eps: float = 1e-5,
     slope: float | None = 0.01,
     residual: Tensor | None = None,
+    shortcut: Tensor | None = None,
     shift_axis: int | None = None,
     fold: int = 0,
     overwrite: bool = True,
 ) -> Tensor:
-    """leaky_relu(instance_norm(shift(x) + residual)), per sample and channel over (D, H, W), no affine parameters.
+    """leaky_relu(instance_norm(shift(x) + residual) + shortcut), per sample and channel, no affine parameters.
 
     Args:
-        x: (B, C, D, H, W), any floating dtype. Statistics are float32 at least.
+        x: (B, C, D, H, W) or (B, C, H, W), any floating dtype. Statistics are float32 at least.
         eps: added to the variance.
         slope: of the leaky ReLU, > 0; None for no activation.
-        residual: (B, C, D, H, W), added after the shift and before the normalisation.
+        residual: of x's shape, added after the shift and before the normalisation.
+        shortcut: of x's shape, added after the normalisation and before the activation; it is kept for backward.
         shift_axis: spatial axis (0, 1, 2) of the TSM shift; None for no shift.
         fold: channels in each of the two shifted groups.
         overwrite: x may be overwritten (it is on a CPU): true for a convolution's fresh output, which the
             convolution's own backward pass does not use.
 
     Returns:
-        (B, C, D, H, W) in x's dtype.
+        x's shape and dtype.
     """
     if fold == 0:
         shift_axis = None
     in_place = overwrite and _in_pieces(x)
-    if torch.is_grad_enabled() and (x.requires_grad or (residual is not None and residual.requires_grad)):
-        return _NormAct.apply(x, residual, eps, slope, shift_axis, fold, in_place)
-    return _forward(x, residual, eps, slope, shift_axis, fold, in_place)[0]
+    inputs = (x, residual, shortcut)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
+        return _NormAct.apply(*inputs, eps, slope, shift_axis, fold, in_place)
+    return _forward(*inputs, eps, slope, shift_axis, fold, in_place)[0]
 
 
 class _NormAct(torch.autograd.Function):
-    """Keeps the output and 1 / standard deviation (B, C); see the module's text."""
+    """Keeps the output, 1 / standard deviation (B, C) and the shortcut; see the module's text."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
         residual: Tensor | None,
+        shortcut: Tensor | None,
         eps: float,
         slope: float | None,
         shift_axis: int | None,
         fold: int,
         in_place: bool,
     ) -> Tensor:
-        y, inverse_std = _forward(x, residual, eps, slope, shift_axis, fold, in_place)
+        y, inverse_std = _forward(x, residual, shortcut, eps, slope, shift_axis, fold, in_place)
         if in_place:
             ctx.mark_dirty(x)
-        ctx.save_for_backward(y, inverse_std)
+        ctx.save_for_backward(y, inverse_std, shortcut)
         ctx.options = (slope, shift_axis, fold, residual is not None)
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        y, inverse_std = ctx.saved_tensors
+        y, inverse_std, shortcut = ctx.saved_tensors
         slope, shift_axis, fold, has_residual = ctx.options
+        grad_shortcut = None
+        if shortcut is not None:  # then the activation's part is done here, once for both gradients
+            grad_shortcut = grad if slope is None else torch.ops.aten.leaky_relu_backward(grad, y, slope, True)
+            y = y - shortcut if slope is None else functional.leaky_relu(y, 1 / slope).sub_(shortcut)
+            grad, slope = grad_shortcut, None
         grad_sum = _backward(grad, y, inverse_std, slope)
         grad_x = grad_sum if shift_axis is None else shift_groups(grad_sum, shift_axis, fold, step=-1)
-        return grad_x, grad_sum if has_residual else None, None, None, None, None, None
+        return grad_x, grad_sum if has_residual else None, grad_shortcut, None, None, None, None, None
 
 
 def _in_pieces(x: Tensor) -> bool:
@@ -95,13 +105,14 @@ def _in_pieces(x: Tensor) -> bool:
         x.device.type in ("cpu", "meta")
         and x.dtype in (torch.float32, torch.float64)
         and not torch.compiler.is_compiling()
-        and x.is_contiguous(memory_format=torch.channels_last_3d)
+        and x.is_contiguous(memory_format=channels_last_format(x))
     )
 
 
 def _forward(
     x: Tensor,
     residual: Tensor | None,
+    shortcut: Tensor | None,
     eps: float,
     slope: float | None,
     shift_axis: int | None,
@@ -112,20 +123,20 @@ def _forward(
     if shift_axis is not None:
         x = shift_groups_(x, shift_axis, fold) if in_place else shift_groups(x, shift_axis, fold)
     if _in_pieces(x):
-        return _forward_in_pieces(x, residual, eps, slope, in_place or shift_axis is not None)
+        return _forward_in_pieces(x, residual, shortcut, eps, slope, in_place or shift_axis is not None)
     x = x if residual is None else x + residual
     flat = x.reshape(1, x.shape[0] * x.shape[1], *x.shape[2:])
     y, _, inverse_std = torch.native_batch_norm(flat, None, None, None, None, True, 0.0, eps)
-    y = y.view(x.shape)
+    y = y.view(x.shape) if shortcut is None else y.view(x.shape).add_(shortcut)
     if slope is not None:
         y = functional.leaky_relu_(y, slope)
     return y, inverse_std.view(x.shape[0], x.shape[1])
 
 
 def _backward(grad: Tensor, y: Tensor, inverse_std: Tensor, slope: float | None) -> Tensor:
-    """Gradient of the normalisation's input (B, C, D, H, W) from that of the output."""
+    """Gradient of the normalisation's input (B, C, *spatial) from that of the output."""
     if _in_pieces(y):
-        return _backward_in_pieces(grad.contiguous(memory_format=torch.channels_last_3d), y, inverse_std, slope)
+        return _backward_in_pieces(grad.contiguous(memory_format=channels_last_format(y)), y, inverse_std, slope)
     if slope is not None:
         grad = torch.ops.aten.leaky_relu_backward(grad, y, slope, True)
         y = functional.leaky_relu(y, 1 / slope)
@@ -148,8 +159,8 @@ def _backward(grad: Tensor, y: Tensor, inverse_std: Tensor, slope: float | None)
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Channels-last (B, C, D, H, W) as (B, D * H * W, C) without a copy."""
-    return x.permute(0, 2, 3, 4, 1).view(x.shape[0], -1, x.shape[1])
+    """Channels-last (B, C, *spatial) as (B, N, C) without a copy."""
+    return x.permute(0, *range(2, x.dim()), 1).view(x.shape[0], -1, x.shape[1])
 
 
 def _pieces(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
@@ -160,19 +171,23 @@ def _pieces(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
 
 
 def _forward_in_pieces(
-    x: Tensor, residual: Tensor | None, eps: float, slope: float | None, in_place: bool
+    x: Tensor, residual: Tensor | None, shortcut: Tensor | None, eps: float, slope: float | None, in_place: bool
 ) -> tuple[Tensor, Tensor]:
     y = x if in_place else torch.empty_like(x)
     inverse_std = x.new_empty(x.shape[:2])
-    others = None if residual is None else _rows(residual.contiguous(memory_format=torch.channels_last_3d))
+    layout = channels_last_format(x)
+    others = None if residual is None else _rows(residual.contiguous(memory_format=layout))
+    shortcuts = None if shortcut is None else _rows(shortcut.contiguous(memory_format=layout))
     for sample, (source, target) in enumerate(zip(_rows(x), _rows(y), strict=True)):
         if others is not None:
             for a, b, out in _pieces(source, others[sample], target):
                 torch.add(a, b, out=out)
             source = target
         mean, scale = _statistics(source, eps)
-        for a, out in _pieces(source, target):
+        for a, out, *more in _pieces(source, target, *(() if shortcuts is None else (shortcuts[sample],))):
             torch.sub(a, mean, out=out).mul_(scale)  # one addcmul would cancel where |mean| is much above the deviation
+            for added in more:
+                out.add_(added)
             if slope is not None:
                 functional.leaky_relu_(out, slope)
         inverse_std[sample] = scale

@@ -16,12 +16,11 @@ from torch.nn import functional
 
 from nnunet_ext.architectures.blocks.convolution import convolve
 from nnunet_ext.architectures.blocks.gates import GateShift, SliceShift, make_gate
+from nnunet_ext.architectures.blocks.layout import is_channels_last, to_channels_last
 from nnunet_ext.architectures.blocks.norm_act import norm_act
 from nnunet_ext.architectures.blocks.views import (
     VIEWS,
-    is_channels_last,
     swap_axes,
-    to_channels_last,
     transposed_weight,
     view_weight,
 )

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nnunet_ext.architectures.blocks.layout import channels_last_format, is_channels_last
+
 VIEWS = (0, 1, 2)
 
 
@@ -33,19 +35,7 @@ def view_weight(weight: Tensor, axis: int, layout_of: Tensor) -> Tensor:
     """
     weight = swap_volume(weight, axis)
     channels_last = is_channels_last(layout_of)
-    return weight.contiguous(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format)
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether x (B, C, D, H, W) lies channels-last in memory; with one channel, whether its strides say so."""
-    return x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last_3d)
-
-
-def to_channels_last(x: Tensor) -> Tensor:
-    """Lay x (B, C, D, H, W) out channels-last, with strides that say so even for one channel; a copy if needed."""
-    x = x.contiguous(memory_format=torch.channels_last_3d)
-    _, c, d, h, w = x.shape
-    return x.as_strided(x.shape, (c * d * h * w, 1, c * h * w, c * w, c)) if c == 1 else x
+    return weight.contiguous(memory_format=channels_last_format(weight) if channels_last else torch.contiguous_format)
 
 
 def transposed_weight(weight: Tensor, axis: int, stride: Sequence[int]) -> Tensor:
