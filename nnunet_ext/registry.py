@@ -96,6 +96,14 @@ TRAINERS: dict[str, TrainerEntry] = {
             kd=False,
             summary="SSH-UNet: three orthogonal 2D views with shared weights, features shifted between slices",
         ),
+        TrainerEntry(
+            "UNETRPPTrainer",
+            "nnunet_ext.trainers.unetrpp:UNETRPPTrainer",
+            network="UNETRPP",
+            planner="UNETRPPPlanner",
+            recipes=("Synapse", "ACDC", "Lung", "BraTS"),
+            summary="UNETR++: convolutions and efficient paired attention over channels and positions",
+        ),
     )
 }
 PLANNERS: dict[str, PlannerEntry] = {
@@ -108,6 +116,13 @@ PLANNERS: dict[str, PlannerEntry] = {
             recipes=("Published",),
             summary="SSH-UNet planned with its own measured memory; 2d stays on nnU-Net's network",
         ),
+        PlannerEntry(
+            "UNETRPPPlanner",
+            "nnunet_ext.planners.unetrpp:UNETRPPPlanner",
+            network="UNETRPP",
+            recipes=("Synapse", "ACDC", "Lung", "BraTS"),
+            summary="UNETR++ in 2d and 3d with its own measured memory; recipes are the published settings",
+        ),
     )
 }
 NETWORKS: dict[str, NetworkEntry] = {
@@ -118,6 +133,11 @@ NETWORKS: dict[str, NetworkEntry] = {
             "nnunet_ext.architectures.sshunet:SSHUNet",
             dimensions=(3,),
             summary="SSH-UNet in volume coordinates (Ugwu, Casarin, Lanz 2024)",
+        ),
+        NetworkEntry(
+            "UNETRPP",
+            "nnunet_ext.architectures.unetrpp:UNETRPP",
+            summary="UNETR++ for patches of any size, 2D and 3D (Shaker et al. 2024)",
         ),
     )
 }

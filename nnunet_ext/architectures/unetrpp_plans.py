@@ -5,6 +5,7 @@ No torch here: planners and command-line verbs read it without paying for the im
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ EMBEDDING_STRIDES = (4, 2, 1)
 LEAST_TOKENS = 32  # an axis, at the embedding's resolution
 LEAST_POSITIONS = 2  # an axis, below
 HEAD_WIDTH = 8  # fused attention kernels want multiples of it
+MAX_TOKENS = 75_000  # of the embedding
+MAX_PATCH_PARAMETERS = 30_000_000
 ATTENTION_DROPOUT = (0.15, 0.15)  # encoder, decoder
 BLOCK_DROPOUT = 0.1
 
@@ -62,10 +65,16 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def embedding_stride(patch_size: Sequence[int]) -> tuple[int, ...]:
-    """The patch embedding's stride: an axis the largest of 4, 2, 1 that leaves at least 32 tokens, else 1."""
+def embedding_stride(patch_size: Sequence[int], *, exact: bool = False) -> tuple[int, ...]:
+    """The patch embedding's stride: an axis the largest of 4, 2, 1 that leaves at least 32 tokens, else 1.
+
+    Args:
+        patch_size: (D, H, W) or (H, W) in voxels.
+        exact: only strides that divide the patch.
+    """
     return tuple(
-        next((s for s in EMBEDDING_STRIDES if edge // s >= LEAST_TOKENS), EMBEDDING_STRIDES[-1]) for edge in patch_size
+        next((s for s in EMBEDDING_STRIDES if edge // s >= LEAST_TOKENS and not (exact and edge % s)), 1)
+        for edge in patch_size
     )
 
 
@@ -129,6 +138,41 @@ def patch_parameters(
 def _projected(stage: int, tokens: int) -> int:
     published = PROJECTED // 2 if stage == N_STAGES - 2 else PROJECTED
     return min(published, tokens)
+
+
+def fitting_topology(
+    patch_size: Sequence[int], base_width: int = BASE_WIDTH, *, exact: bool = False, raises: int = 0
+) -> tuple[tuple[int, ...], list[list[int]]]:
+    """A patch that UNETR++ can take, and its strides.
+
+    The embedding's stride is `embedding_stride`'s; while the embedding has more than 75 000 tokens, or position
+    embeddings and projections more than 30 million parameters, the axis with the most tokens gets twice the stride.
+
+    Args:
+        patch_size: wished, in voxels, (D, H, W) or (H, W).
+        base_width: features at full resolution.
+        exact: keep the patch: only strides that divide it.
+        raises: further doublings of the stride, each of the axis with the most tokens.
+
+    Returns:
+        The patch, rounded up to multiples of the total stride, and the strides, one a stage.
+    """
+    embedding = embedding_stride(patch_size, exact=exact)
+    for raised in itertools.count():
+        strides = unetrpp_strides(patch_size, embedding, exact=exact)
+        fitted = tuple(-(-n // step) * step for n, step in zip(patch_size, total_stride(strides), strict=True))
+        if raised == 0 and not exact and embedding_stride(fitted) != embedding:
+            return fitting_topology(fitted, base_width, raises=raises)
+        grid = token_grids(fitted, strides)[0]
+        small = math.prod(grid) <= MAX_TOKENS
+        small = small and patch_parameters(fitted, strides, base_width) <= MAX_PATCH_PARAMETERS
+        axes = [axis for axis, n in enumerate(grid) if n > 1 and not (exact and n % 2)]
+        if not axes or (small and raises == 0):
+            break
+        raises -= small
+        longest = max(axes, key=lambda axis: (grid[axis], axis))
+        embedding = tuple(step * 2 if axis == longest else step for axis, step in enumerate(embedding))
+    return fitted, strides
 
 
 def unetrpp_architecture(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any, ClassVar
@@ -21,8 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunet_ext import __version__
 from nnunet_ext.architectures.blocks.memory import BYTES_PER_UNIT, REFERENCE_BATCH_SIZE
 from nnunet_ext.cores import limit_torch_threads
-from nnunet_ext.registry import TRAINERS
-from nnunet_ext.trainers import checks
+from nnunet_ext.registry import TRAINERS, TrainerEntry
+from nnunet_ext.trainers import checks, networks
 from nnunet_ext.trainers.checkpoints import write_atomically
 from nnunet_ext.trainers.graph import unused_parameters
 from nnunet_ext.trainers.guards import LossGuard, NonFiniteLossError, check_outputs, explain_non_finite
@@ -51,6 +51,10 @@ class BaseTrainer(nnUNetTrainer):
             without seed a resumed run draws other patches). Equal bits need a CPU and ``nnUNet_n_proc_DA=0``: nnU-Net's
             augmentation workers are not seeded, and cuDNN chooses its algorithms by time.
         supports_deep_supervision: False for methods whose network has one output only.
+        network_class: dotted name of the method's network in plans; None: whatever the plans name.
+        network_options: keyword arguments of that network that overrule the plans'.
+        method: the method's name for people.
+        planned_architecture: where the plans' network was changed, the block that they were made with.
     """
 
     OPTIONS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -61,7 +65,11 @@ class BaseTrainer(nnUNetTrainer):
     mirroring: ClassVar[bool] = True
     seed: ClassVar[int | None] = None
     supports_deep_supervision: ClassVar[bool] = True
+    network_class: ClassVar[str | None] = None
+    network_options: ClassVar[Mapping[str, Any]] = {}
+    method: ClassVar[str] = ""
     loss: Any
+    planned_architecture: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -97,7 +105,7 @@ class BaseTrainer(nnUNetTrainer):
         self._choose_deep_supervision()
 
     def _require_claimed(self, plans: dict[str, Any], configuration: str) -> None:
-        entry = next((TRAINERS[c.__name__] for c in type(self).__mro__ if c.__name__ in TRAINERS), None)
+        entry = self._entry()
         if entry is not None and configuration in plans["configurations"]:
             planned = PlansManager(plans).get_configuration(configuration)
             cascaded = planned.previous_stage_name is not None
@@ -108,7 +116,9 @@ class BaseTrainer(nnUNetTrainer):
     def adapt_plans(self, plans: dict[str, Any], configuration: str) -> dict[str, Any]:
         """Hook: change the plans before nnU-Net sees them; plans.json and checkpoints then hold the effective network.
 
-        Called before nnU-Net's constructor, so most attributes do not exist yet. Must leave adapted plans as they are.
+        With a ``network_class``, plans of another network are translated to it and ``network_options`` are written
+        into its arguments. Called before nnU-Net's constructor, so most attributes do not exist yet. Must leave adapted
+        plans as they are.
 
         Args:
             plans: a copy that may be changed.
@@ -116,8 +126,42 @@ class BaseTrainer(nnUNetTrainer):
 
         Returns:
             The plans to use.
+
+        Raises:
+            ValueError: the plans' network has no strides to translate.
         """
+        if self.network_class is None or configuration not in plans["configurations"]:
+            return plans
+        resolved = networks.resolve(plans, configuration)
+        planned = resolved["architecture"]
+
+        def translate(architecture: dict[str, Any], patch_size: Sequence[int]) -> dict[str, Any]:
+            networks.require_strides(architecture, plans["plans_name"], self.method, self._planner())
+            return self.translated(architecture, patch_size)
+
+        options = self.network_options
+        made = networks.effective(planned, resolved["patch_size"], self.network_class, options, translate)
+        if made is not planned:
+            self.planned_architecture = planned
+            self.set_architecture(plans, configuration, made)
         return plans
+
+    def translated(self, architecture: dict[str, Any], patch_size: Sequence[int]) -> dict[str, Any]:
+        """Hook: the method's architecture block for plans that were made for another network with ``strides``.
+
+        Args:
+            architecture: the other network's block.
+            patch_size: of the plans, in voxels.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not translate plans of other networks.")
+
+    def _planner(self) -> str:
+        """Name of the planner that is registered for this trainer."""
+        entry = self._entry()
+        return "its planner" if entry is None else entry.planner
+
+    def _entry(self) -> TrainerEntry | None:
+        return next((TRAINERS[c.__name__] for c in type(self).__mro__ if c.__name__ in TRAINERS), None)
 
     def set_architecture(self, plans: dict[str, Any], configuration: str, architecture: dict[str, Any]) -> None:
         """For ``adapt_plans``: put a network into a configuration, and the version that it needs into the plans."""
@@ -337,6 +381,10 @@ class BaseTrainer(nnUNetTrainer):
             f"{tuple(self.configuration_manager.patch_size)}, batch {self.batch_size}; mixed precision needs less; "
             "weights, gradients and optimizer come on top)."
         )
+        if self.planned_architecture is not None:
+            text = networks.memory_beside_planned(self, self.planned_architecture, self.method, self._planner())
+            if text is not None:
+                self.print_to_log_file(text)
 
     def activation_gigabytes(self, network: nn.Module) -> float:
         """Estimate (GB = 1e9 bytes) by ``compute_conv_feature_map_size`` at the plans' patch and our batch size."""

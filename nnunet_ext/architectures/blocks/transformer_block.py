@@ -84,5 +84,6 @@ class TransformerBlock(nn.Module):
         if self.training and self.block_dropout > 0:
             keep = functional.dropout(weight.new_ones(x.shape[0], 1, x.shape[2]), self.block_dropout)
             weight = weight * keep
+        assert self.mix.bias is not None
         mixed = torch.baddbmm(self.mix.bias, x, weight.mT)
         return mixed + residual
