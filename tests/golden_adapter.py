@@ -21,8 +21,10 @@ except ModuleNotFoundError:  # loaded by its path, outside of pytest
     import golden_tools as golden
 
 from nnunet_ext.architectures.blocks.gates import make_gate
+from nnunet_ext.architectures.blocks.paired_attention import PairedAttention
+from nnunet_ext.architectures.blocks.transformer_block import BlockOptions, TransformerBlock
+from nnunet_ext.weights import sshunet, transfer, unetrpp, unetrpp_configuration
 from nnunet_ext.weights.loading import CheckpointError
-from nnunet_ext.weights.sshunet import build_network, canonical_state, gate_key_map, load_weights
 from nnunet_ext.weights.sshunet_configuration import Configuration, GateChoice, from_constructor, infer_configuration
 
 Arrays = dict[str, np.ndarray]
@@ -32,7 +34,7 @@ def run_fixture(method: str, spec: dict[str, Any], given: dict[str, np.ndarray])
     """Compute the outputs that a fixture names.
 
     Args:
-        method: the fixture's folder ("sshunet").
+        method: the fixture's folder ("sshunet", "unetrpp").
         spec: the fixture's description: `kind`, `constructor`, `mode`, `state`, `inputs`, `outputs`.
         given: stored arrays that are inputs of the fixture, by name; they replace generated inputs of the same name.
 
@@ -45,6 +47,9 @@ def run_fixture(method: str, spec: dict[str, Any], given: dict[str, np.ndarray])
     runners: dict[tuple[str, str], Callable[[dict[str, Any], dict[str, Tensor]], dict[str, Tensor]]] = {
         ("sshunet", "network"): _sshunet_network,
         ("sshunet", "gate"): _sshunet_gate,
+        ("unetrpp", "network"): _unetrpp_network,
+        ("unetrpp", "epa"): _unetrpp_epa,
+        ("unetrpp", "block"): _unetrpp_block,
     }
     runner = runners.get((method, spec["kind"]))
     if runner is None:
@@ -73,16 +78,16 @@ def gate_choice(constructor: Mapping[str, Any]) -> GateChoice:
     )
 
 
-def import_fixture(spec: dict[str, Any]) -> tuple[nn.Module, Configuration]:
+def import_sshunet(spec: dict[str, Any]) -> tuple[nn.Module, Configuration]:
     """Our network with the fixture's weights, by way of the importer, and its configuration."""
     constructor = spec["constructor"]
-    state, _ = canonical_state(reference_weights(spec))
+    state, _ = sshunet.canonical_state(reference_weights(spec))
     configuration = infer_configuration(state, gate_choice(constructor))
     if configuration != from_constructor(constructor):
         raise CheckpointError(f"the importer inferred {configuration}, the original was built with {constructor}")
     heads = configuration.heads if spec["mode"] == "train" else 0
-    network = build_network(configuration, axes="zyx", stacked_supervision=heads)
-    load_weights(network, state, configuration)
+    network = sshunet.build_network(configuration, axes="zyx", stacked_supervision=heads)
+    sshunet.load_weights(network, state, configuration)
     network.train(spec["mode"] == "train")
     decoder: Any = network.decoder
     decoder.deep_supervision = heads > 0
@@ -91,7 +96,7 @@ def import_fixture(spec: dict[str, Any]) -> tuple[nn.Module, Configuration]:
 
 def _sshunet_network(spec: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     network: Any
-    network, _ = import_fixture(spec)
+    network, _ = import_sshunet(spec)
     compute = {"logits": network, "view_features": network.view_features}
     return {entry["name"]: compute[entry["name"]](inputs["x"].clone()) for entry in spec["outputs"]}
 
@@ -105,9 +110,80 @@ def _sshunet_gate(spec: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, 
     if "gsf_ch_ratio" in constructor:
         options["ratio"] = constructor["gsf_ch_ratio"] / 100
     gate: Any = make_gate(kind, constructor.get("fPlane", x.shape[1]), **options)
-    names = gate_key_map(kind)
+    names = sshunet.gate_key_map(kind)
     gate.load_state_dict({names[key]: value for key, value in reference_weights(spec).items()}, strict=True)
     gate.train(spec["mode"] == "train")
     wanted = {entry["name"] for entry in spec["outputs"]}
     outputs = {"y": gate(x.clone(), 0)} if "y" in wanted else {}
     return outputs | ({"gate": gate.gate_map(x.clone(), 0)} if "gate" in wanted else {})
+
+
+def import_unetrpp(spec: dict[str, Any]) -> tuple[nn.Module, unetrpp_configuration.Configuration]:
+    """Our network with the fixture's weights, by way of the importer, and its configuration."""
+    _only_eval(spec)
+    state, _ = unetrpp.canonical_state(reference_weights(spec))
+    configuration = unetrpp_configuration.infer_configuration(state)
+    inferred = {
+        "in_channels": configuration.input_channels,
+        "out_channels": configuration.num_classes,
+        "feature_size": configuration.features[0],
+        "dims": list(configuration.features[1:]),
+        "depths": list(configuration.blocks),
+        "num_heads": configuration.heads[0],
+        "norm_name": "instance",
+        "do_ds": configuration.supervised,
+    }
+    different = {key: value for key, value in inferred.items() if spec["constructor"].get(key, value) != value}
+    if different:
+        raise CheckpointError(f"the importer inferred {different}, the original was built with {spec['constructor']}")
+    network = unetrpp.build_network(configuration, spec["inputs"][0]["shape"][2:])
+    unetrpp.load_weights(network, state, configuration)
+    return network.eval(), configuration
+
+
+def _only_eval(spec: dict[str, Any]) -> None:
+    if spec["mode"] != "eval":
+        raise ValueError(f"fixtures of UNETR++ must be in eval mode (it has random dropout), got mode {spec['mode']!r}")
+
+
+def _unetrpp_network(spec: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    network: Any
+    network, configuration = import_unetrpp(spec)
+    wanted = {entry["name"]: int(entry["name"].removeprefix("out")) - 1 for entry in spec["outputs"]}
+    if not configuration.supervised and set(wanted.values()) != {0}:
+        raise ValueError(f"a network without deep supervision has the output out1, got {sorted(wanted)}")
+    network.decoder.deep_supervision = True
+    outputs = network(inputs["x"])
+    return {name: outputs[index] for name, index in wanted.items()}
+
+
+def _unetrpp_epa(spec: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    _only_eval(spec)
+    state, _ = unetrpp.canonical_state(reference_weights(spec))
+    style = unetrpp_configuration.attention_style(state, "")
+    projection = state["EF" if style["projections"] == "no_bias" else "E.weight"]
+    heads, channels = state["temperature"].shape[0], state["qkvv.weight"].shape[1]
+    attention = PairedAttention(projection.shape[1], channels, projection.shape[0], heads, **style, layout="legacy")
+    transfer.load_weights(attention, state, unetrpp.attention_key_map(**style))
+    return {"out": attention.eval()(inputs["x"])}
+
+
+def _unetrpp_block(spec: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    _only_eval(spec)
+    state, _ = unetrpp.canonical_state(reference_weights(spec))
+    style = unetrpp_configuration.block_style(state, "")
+    projection = state[f"epa_block.{'EF' if style['projections'] == 'no_bias' else 'E.weight'}"]
+    heads, channels = state["epa_block.temperature"].shape[0], state["gamma"].shape[0]
+    size, tokens = projection.shape
+    state.setdefault("pos_embed", torch.zeros(1, tokens, channels))  # where the original was built without
+    options = BlockOptions(
+        nn.BatchNorm3d,
+        projections=style["projections"],
+        fusion=style["fusion"],
+        n_res_blocks=style["residual_blocks"],
+        sa_layout="legacy",
+    )
+    block = TransformerBlock(3, tokens, channels, size, heads, options)
+    names = unetrpp.block_key_map(**style)
+    transfer.load_weights(block, state, names, optional=[key for key in names if key.endswith("num_batches_tracked")])
+    return {"out": block.eval()(inputs["x"])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,21 @@ import golden_adapter
 import golden_tools as golden
 import pytest
 import torch
-from golden_adapter import import_fixture, reference_weights, run_fixture
+from golden_adapter import import_sshunet, import_unetrpp, reference_weights, run_fixture
+from torch import nn
 
+from nnunet_ext.architectures.unetrpp_plans import PRESETS, token_grids
+from nnunet_ext.weights import unetrpp
 from nnunet_ext.weights.sshunet import build_network, key_map
 from nnunet_ext.weights.sshunet_configuration import from_constructor, gate_flags, infer_configuration
+from nnunet_ext.weights.unetrpp_configuration import Configuration as UNETRPPConfiguration
+from nnunet_ext.weights.unetrpp_configuration import infer_configuration as infer_unetrpp
 
 GOLDEN = Path(__file__).parent / "golden"
 FIXTURES = sorted(path.relative_to(GOLDEN).with_suffix("") for path in GOLDEN.glob("*/*.json"))
 NETWORKS = [f for f in FIXTURES if golden.load(GOLDEN / f)[0]["kind"] == "network"]
-TOLERANCE = 1e-4
-"""Largest difference, as a part of the output's standard deviation."""
+TOLERANCES = {"sshunet": 1e-4, "unetrpp": 2e-4}
+"""Method -> largest difference, as a part of the output's standard deviation."""
 
 
 def published(gate: str = "tsm", vfn: bool = False, classes: int = 14, **changes: Any) -> dict[str, Any]:
@@ -28,7 +34,8 @@ def published(gate: str = "tsm", vfn: bool = False, classes: int = 14, **changes
 
 
 def test_fixtures_are_there() -> None:
-    assert len([f for f in FIXTURES if f.parts[0] == "sshunet"]) == 16
+    for method, number in (("sshunet", 16), ("unetrpp", 11)):
+        assert len([f for f in FIXTURES if f.parts[0] == method]) == number
 
 
 @pytest.mark.parametrize("fixture", FIXTURES, ids=str)
@@ -38,19 +45,29 @@ def test_outputs_equal_the_authors(fixture: Path) -> None:
     wanted = {entry["name"] for entry in spec["outputs"]} - set(spec["given"])
     assert set(outputs) == wanted
     for name in wanted:
-        assert golden.compare(name, outputs[name], spec, expected) <= TOLERANCE, name
+        assert golden.compare(name, outputs[name], spec, expected) <= TOLERANCES[fixture.parts[0]], name
 
 
 @pytest.mark.parametrize("fixture", NETWORKS, ids=str)
 def test_every_weight_matters(fixture: Path) -> None:
     """A fixture would notice weights that were loaded into the wrong place or not at all: each of them has a place."""
     spec, _ = golden.load(GOLDEN / fixture)
-    network, configuration = import_fixture(spec)
-    names = key_map(configuration)
+    names, network = named_weights(fixture.parts[0], spec)
     ours = network.state_dict()
     for key, value in reference_weights(spec).items():
-        torch.testing.assert_close(ours[names[key]], value, rtol=0, atol=0)
-    assert len(set(names.values())) == len(names) == len(spec["state"])
+        expected = value.mT if key.endswith("epa_block.EF") else value
+        torch.testing.assert_close(ours[names[key]], expected, rtol=0, atol=0)
+    assert len(set(names.values())) == len(names)
+    assert {key for key in names if not key.endswith("num_batches_tracked")} == {key for key, *_ in spec["state"]}
+
+
+def named_weights(method: str, spec: dict[str, Any]) -> tuple[dict[str, str], nn.Module]:
+    """The importer's map of names for a fixture, and the network that it made."""
+    if method == "sshunet":
+        sshunet, gates = import_sshunet(spec)
+        return key_map(gates), sshunet
+    network, configuration = import_unetrpp(spec)
+    return unetrpp.key_map(configuration), network
 
 
 def test_a_changed_weight_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +76,7 @@ def test_a_changed_weight_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = reference_weights(spec)
     weights["channel_conv2.weight"] *= 1.01
     monkeypatch.setattr(golden_adapter, "reference_weights", lambda _: weights)
-    assert golden.compare("y", run_fixture("sshunet", spec, {})["y"], spec, expected) > TOLERANCE
+    assert golden.compare("y", run_fixture("sshunet", spec, {})["y"], spec, expected) > TOLERANCES["sshunet"]
 
 
 @pytest.mark.parametrize(("method", "kind"), [("sshunet", "loss"), ("nobody", "network")])
@@ -117,3 +134,62 @@ def test_last_gate_quirk() -> None:
 def test_tsm_without_being_told_is_the_published_setting() -> None:
     spec, _ = golden.load(GOLDEN / "sshunet" / "tsm_full_btcv")
     assert infer_configuration(reference_weights(spec)) == from_constructor(spec["constructor"])
+
+
+def published_unetrpp(name: str) -> UNETRPPConfiguration:
+    """The configuration of a published UNETR++, at its published widths."""
+    preset = PRESETS[name]
+    sizes = (64, 64, 64, 32)
+    return UNETRPPConfiguration(
+        input_channels=preset.input_channels,
+        num_classes=preset.classes,
+        features=(16, 32, 64, 128, 256),
+        strides=tuple(tuple(stride) for stride in preset.strides),
+        tokens=tuple(math.prod(grid) for grid in token_grids(preset.patch_size, preset.strides)),
+        blocks=(3, 3, 3, 3),
+        blocks_decoder=(3, 3, 3),
+        heads=(4, 4, 4, 4),
+        heads_decoder=(4, 4, 4),
+        proj_size=sizes,
+        proj_size_decoder=sizes[:3],
+        projections=preset.options["projections"],
+        fusion=preset.options["fusion"],
+        residual_blocks=preset.options["n_res_blocks"],
+        supervised=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "keys"),
+    [
+        ("synapse", 42_952_850, 636),
+        ("acdc", 66_796_404, 888),
+        ("lung", 121_174_798, 888),
+        ("brats", 42_647_604, 489),
+    ],
+)
+def test_unetrpp_counts(name: str, parameters: int, keys: int) -> None:
+    """Without the head that the published model lacks (specification unetrpp 3, 2.1)."""
+    configuration = published_unetrpp(name)
+    assert configuration.variant == name
+    with torch.device("meta"):
+        network = unetrpp.build_network(configuration, PRESETS[name].patch_size)
+    shapes = {key: parameter.numel() for key, parameter in network.named_parameters()}
+    names = unetrpp.key_map(configuration)
+    assert sum(shapes[ours] for ours in names.values() if ours in shapes) == parameters
+    assert set(shapes) - set(names.values()) == {"decoder.seg_layers.0.weight", "decoder.seg_layers.0.bias"}
+    second_names = [key for key in names if ".E." in key] if configuration.projections == "tied" else []
+    assert len(names) + len(second_names) == keys
+
+
+def test_inferred_unetrpp_is_the_published_one() -> None:
+    spec, _ = golden.load(GOLDEN / "unetrpp" / "synapse_full")
+    state, _ = unetrpp.canonical_state(reference_weights(spec))
+    assert infer_unetrpp(state) == published_unetrpp("synapse")
+
+
+@pytest.mark.parametrize("name", ["epa_synapse", "block_tumor", "acdc_small"])
+def test_unetrpp_in_training_mode_is_refused(name: str) -> None:
+    spec, _ = golden.load(GOLDEN / "unetrpp" / name)
+    with pytest.raises(ValueError, match="must be in eval mode"):
+        run_fixture("unetrpp", {**spec, "mode": "train"}, {})

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nnunet_ext.architectures.sshunet_plans import default_features, sshunet_architecture
 from nnunet_ext.weights.loading import CheckpointError, shorten
+from nnunet_ext.weights.recognise import looks_like
 
 GATES = ("tsm", "gsm", "gsf", "none")
 _GATE_KEYS = {"gsm": "shift.conv3D", "gsf": "shift.channel_conv1"}
@@ -252,12 +253,9 @@ def _indices(state: Mapping[str, Tensor], group: str) -> list[int]:
 def _levels(state: Mapping[str, Tensor]) -> int:
     absent = [key for key in _REQUIRED if key not in state]
     if absent:
-        hint = (
-            "; its names look like nnU-Net's own networks"
-            if any(k.startswith("encoder.stages.") for k in state)
-            else ""
+        raise CheckpointError(
+            f"not an SSH-UNet checkpoint: {absent[0]} is missing, found {shorten(state, 3)}{looks_like(state)}"
         )
-        raise CheckpointError(f"not an SSH-UNet checkpoint: {absent[0]} is missing, found {shorten(state, 3)}{hint}")
     if "output_block.out.conv.weight" not in state and "output_block.conv1.conv.weight" not in state:
         raise CheckpointError(
             "not an SSH-UNet checkpoint: output_block.conv1 (sum fusion) or output_block.out (VFN) is missing; "
