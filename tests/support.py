@@ -115,8 +115,10 @@ class Workspace:
             if "spacing" in configuration:
                 spacing = "x".join(f"{float(s):g}" for s in configuration["spacing"])
                 configuration["data_identifier"] = f"tiny_{spacing}"
-            if thin and "architecture" in configuration:
-                thin_network(configuration["architecture"]["arch_kwargs"])
+            if "architecture" in configuration:
+                shorten_network(configuration["architecture"]["arch_kwargs"])
+                if thin:
+                    thin_network(configuration["architecture"]["arch_kwargs"])
         path.write_text(json.dumps(plans))
         return plans
 
@@ -169,6 +171,13 @@ def thin_network(arch_kwargs: dict[str, Any]) -> None:
         arch_kwargs["features_per_stage"] = list(THIN_FEATURES[: len(arch_kwargs["features_per_stage"])])
     for key in ("n_conv_per_stage", "n_conv_per_stage_decoder", "n_blocks_per_stage"):
         if key in arch_kwargs:
+            arch_kwargs[key] = [1] * len(arch_kwargs[key])
+
+
+def shorten_network(arch_kwargs: dict[str, Any]) -> None:
+    """One block a stage, where a plans' network has such arguments for encoder and decoder, in place."""
+    for key in ("n_blocks_per_stage", "n_blocks_per_stage_decoder"):
+        if "n_blocks_per_stage_decoder" in arch_kwargs:
             arch_kwargs[key] = [1] * len(arch_kwargs[key])
 
 

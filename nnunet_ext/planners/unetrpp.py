@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import pydoc
 from collections.abc import Hashable, Sequence
 from functools import cached_property
@@ -27,6 +28,7 @@ from nnunet_ext.planners.variants import variant_attribute
 logger = logging.getLogger(__name__)
 
 MOST_STRIDE = 8  # of the patch embedding; published: 4
+CHEAP_EMBEDDING = 8  # voxels a token
 MOST_COST = 3.0  # times the arithmetic of nnU-Net's PlainConvUNet
 
 
@@ -74,12 +76,15 @@ class UNETRPPPlanner(BasePlanner):
 
     def _is_costly(self, spacing: Sequence[float], topology: Topology) -> bool:
         """Whether a training step needs more than `MOST_COST` times the arithmetic of nnU-Net's network."""
+        if math.prod(topology.strides[1]) >= CHEAP_EMBEDDING and self.base_width <= BASE_WIDTH:
+            return False  # less arithmetic than nnU-Net's network: no need to count
         key = (tuple(float(i) for i in spacing), topology.patch_size)
         if key not in self._costly:
-            ours = self._arithmetic(self.architecture_block(topology), topology.patch_size)
             stock = self.stock_topology(spacing, topology.patch_size)
-            theirs = self._arithmetic(self.stock_architecture(stock), stock.patch_size)
-            self._costly[key] = ours > MOST_COST * theirs
+            self._costly[key] = stock.n_stages > 1 and (  # nnU-Net's network does not exist with one stage
+                self._arithmetic(self.architecture_block(topology), topology.patch_size)
+                > MOST_COST * self._arithmetic(self.stock_architecture(stock), stock.patch_size)
+            )
         return self._costly[key]
 
     def _arithmetic(self, architecture: dict[str, Any], patch_size: Sequence[int]) -> int:
