@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import pydoc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from plain import plain_network
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nnunet_ext.architectures.blocks.precision import at_least_float32
 from nnunet_ext.architectures.sshunet_plans import sshunet_architecture
+from nnunet_ext.architectures.unetrpp_plans import embedding_stride, unetrpp_architecture, unetrpp_strides
 
 PLAIN = "PlainConvUNet"
 
@@ -51,10 +54,21 @@ class Plan:
 
 TINY = Plan(patch_size=(16, 16, 16), batch_size=2, base_width=8, n_stages=3, num_classes=3)
 
+
+def _unetrpp(plan: Plan, **options: Any) -> dict[str, Any]:
+    """UNETR++ with the strides of its own planner; its first stage has half the width, as published."""
+    strides = unetrpp_strides(plan.patch_size, embedding_stride(plan.patch_size))
+    return unetrpp_architecture(plan.patch_size, strides, base_width=plan.base_width // 2, **options)
+
+
 #: The architecture block of each registered network at a plan, with options of the network's own.
 ARCHITECTURES: dict[str, Callable[..., dict[str, Any]]] = {
     "SSHUNet": lambda plan, **options: sshunet_architecture(plan.strides, plan.features, **options),
+    "UNETRPP": _unetrpp,
 }
+
+#: Options that switch a network's dropout off: two ways of computing the same can only be compared without.
+NO_DROPOUT: dict[str, dict[str, Any]] = {"UNETRPP": {"attention_dropout": [0.0, 0.0], "block_dropout": 0.0}}
 
 #: Row name -> (registered network, options): what is checked and measured.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -62,51 +76,52 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "SSHUNet GSM": ("SSHUNet", {"gate": "gsm"}),
     "SSHUNet GSF": ("SSHUNet", {"gate": "gsf"}),
     "SSHUNet TSM VFN": ("SSHUNet", {"fusion": "vfn"}),
+    "UNETRPP tied": ("UNETRPP", {}),
+    "UNETRPP separate": ("UNETRPP", {"projections": "separate", "n_res_blocks": 2}),
+    "UNETRPP sum legacy": ("UNETRPP", {"projections": "no_bias", "fusion": "sum", "sa_layout": "legacy"}),
 }
 
 
-def _plain(plan: Plan) -> dict[str, Any]:
-    """nnU-Net's default architecture block at `plan`."""
-    return {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": {
-            "n_stages": plan.n_stages,
-            "features_per_stage": plan.features,
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [[3, 3, 3]] * plan.n_stages,
-            "strides": plan.strides,
-            "n_conv_per_stage": [2] * plan.n_stages,
-            "n_conv_per_stage_decoder": [2] * (plan.n_stages - 1),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
+def has_views(name: str) -> bool:
+    """Whether the network of the row `name` has `view_execution`."""
+    return name != PLAIN and VARIANTS[name][0] == "SSHUNet"
 
 
-def build(name: str, plan: Plan, *, deep_supervision: bool = True, **options: Any) -> nn.Module:
-    """The network of the row `name` at `plan`, initialised the same way every time, on the CPU."""
+def build(name: str, plan: Plan, *, deep_supervision: bool = True, dropout: bool = False, **options: Any) -> nn.Module:
+    """The network of the row `name` at `plan`, initialised the same way every time, on the CPU.
+
+    Args:
+        name: of a row.
+        plan: what a plans file would say.
+        deep_supervision: logits of all stages.
+        dropout: with the network's rates of dropout, as in training; else without any.
+        **options: of the network.
+    """
+    torch.manual_seed(0)
     if name == PLAIN:
-        architecture = _plain(plan)
+        built = plain_network(plan.features, plan.strides, plan.num_classes, deep_supervision=deep_supervision)
     else:
-        network, own = VARIANTS[name]
-        architecture = ARCHITECTURES[network](plan, **{**own, **options})
+        built = _ours(name, plan, deep_supervision, {} if dropout else NO_DROPOUT.get(VARIANTS[name][0], {}), options)
+    if hasattr(built, "initialize"):  # as nnU-Net does; UNETR++ initialises itself
+        built.apply(built.initialize)  # type: ignore[arg-type]  # a static method
+    return built
+
+
+def _ours(name: str, plan: Plan, deep_supervision: bool, *options: Mapping[str, Any]) -> nn.Module:
+    network, own = VARIANTS[name]
+    merged: dict[str, Any] = dict(own)
+    for more in options:
+        merged.update(more)
+    architecture = ARCHITECTURES[network](plan, **merged)
     arguments = dict(architecture["arch_kwargs"])
     for key in architecture["_kw_requires_import"]:
         arguments[key] = None if arguments[key] is None else pydoc.locate(arguments[key])
     network_class: Any = pydoc.locate(architecture["network_class_name"])
     if network_class is None:
         raise RuntimeError(f"{architecture['network_class_name']} can't be imported: install nnunetv2 and nnunet-ext.")
-    torch.manual_seed(0)
     built: nn.Module = network_class(
         input_channels=1, num_classes=plan.num_classes, deep_supervision=deep_supervision, **arguments
     )
-    built.apply(built.initialize)  # type: ignore[arg-type]  # a static method of every nnU-Net network
     return built
 
 
@@ -132,5 +147,5 @@ def supervised_loss(outputs: Tensor | Sequence[Tensor], target: Tensor) -> Tenso
     total = torch.zeros((), device=target.device)
     for i, logits in enumerate(listed):
         small = functional.interpolate(target[:, None].float(), logits.shape[2:]).squeeze(1).long()
-        total = total + functional.cross_entropy(logits.float(), small) / 2**i
+        total = total + functional.cross_entropy(at_least_float32(logits), small) / 2**i
     return total

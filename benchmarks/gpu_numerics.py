@@ -12,6 +12,7 @@ from typing import Any
 import gpu_networks as networks
 import measure
 import torch
+from closeness import RELEVANT, Gradients, compare, gradients
 from gpu_networks import PLAIN, VARIANTS
 from gpu_setting import EQUAL, Outcome, Setting, cause, first, numerics
 from torch import Tensor, nn
@@ -19,52 +20,8 @@ from torch import Tensor, nn
 AMP_TOLERANCE = 0.02  # root mean square difference of float16 and float32 in standard deviations
 AMP_COSINE = {"cuda": 0.99, "cpu": 0.95}  # at least, of every parameter's gradient with float32's; less for toys
 GRADIENTS_EQUAL = 10 * EQUAL  # of each parameter, relative: sums of many terms that almost cancel
-RELEVANT = 1e-3  # gradients below this part of the whole one's norm are rounding (a bias before normalisation) or idle
 ATTEMPTS = 6  # how often GradScaler may halve the loss scale, 2^16 at first, until nothing overflows
 MODES = ("eager", "compiled")
-
-Gradients = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Closeness:
-    """How close the gradients of the parameters are to the expected ones, the worst parameter of each measure.
-
-    Attributes:
-        cosine: the least cosine similarity; -1 if one is not finite.
-        cosine_of: the parameter with it.
-        difference: the largest norm of the difference over the expected norm; infinite if one is not finite.
-        difference_of: the parameter with it.
-    """
-
-    cosine: float
-    cosine_of: str
-    difference: float
-    difference_of: str
-
-
-def compare(found: Gradients, expected: Gradients) -> Closeness:
-    """Compare every parameter whose expected gradient has a norm that matters; one without a gradient counts as 0."""
-    whole = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in expected.values()))
-    cosines, differences = {}, {}
-    for name, gradient in expected.items():
-        reference = gradient.double().flatten()
-        norm = float(reference.norm())
-        other = found[name].double().flatten() if name in found else torch.zeros_like(reference)
-        if not other.isfinite().all():
-            cosines[name], differences[name] = -1.0, math.inf
-        elif norm > RELEVANT * whole:
-            cosines[name] = float(reference @ other) / (norm * max(float(other.norm()), 1e-300))
-            differences[name] = float((other - reference).norm()) / norm
-    if not cosines:
-        raise ValueError("The expected gradients are all 0 or there are none: nothing can be compared with them.")
-    least, largest = min(cosines, key=cosines.__getitem__), max(differences, key=differences.__getitem__)
-    return Closeness(cosines[least], least, differences[largest], largest)
-
-
-def _gradients(network: nn.Module) -> Gradients:
-    """Copies in main memory, as what stays on the GPU would count in the peaks."""
-    return {name: p.grad.detach().cpu() for name, p in network.named_parameters() if p.grad is not None}
 
 
 def _compiled(network: nn.Module, setting: Setting) -> Any:
@@ -77,7 +34,7 @@ def _check_compiled(name: str, mode: str, setting: Setting, outcome: Outcome) ->
     """One row of the compile piece."""
     x, target = networks.images(setting.plan).to(setting.device), networks.labels(setting.plan).to(setting.device)
     network = networks.build(name, setting.plan).to(setting.device).train(mode == "training")
-    runs, found, gradients = {"eager": network, "compiled": _compiled(network, setting)}, {}, {}
+    runs, found, grads = {"eager": network, "compiled": _compiled(network, setting)}, {}, {}
     start = 0.0
     for way, run in runs.items():
         network.zero_grad(set_to_none=True)
@@ -91,12 +48,12 @@ def _check_compiled(name: str, mode: str, setting: Setting, outcome: Outcome) ->
             complaint = f"compile: {name}, {mode}: {cause(error)}"
             outcome.rows.append([name, mode, "", "", "", outcome.check(False, complaint)])
             return
-        found[way], gradients[way] = first(outputs).detach(), _gradients(network)
+        found[way], grads[way] = first(outputs).detach(), gradients(network)
     seconds = time.perf_counter() - start
     difference = float((found["compiled"] - found["eager"]).abs().max() / found["eager"].std())
     held, cell, complaint = difference <= EQUAL, "", f"compile: {name}, {mode}: outputs differ by {difference:.1e}"
     if mode == "training":
-        close = compare(gradients["compiled"], gradients["eager"])
+        close = compare(grads["compiled"], grads["eager"])
         held, cell = held and close.difference <= GRADIENTS_EQUAL, f"{close.difference:.1e}"
         complaint += f", gradients of {close.difference_of} by {cell}"
     outcome.rows.append([name, mode, f"{difference:.1e}", cell, f"{seconds:.1f}", outcome.check(held, complaint)])
@@ -167,12 +124,12 @@ class Way:
                 break
             warm = True
         peak = torch.cuda.max_memory_allocated() - before if setting.device == "cuda" else 0
-        return Step(first(outputs).detach().float().cpu(), _gradients(network), scale, peak)
+        return Step(first(outputs).detach().float().cpu(), gradients(network), scale, peak)
 
 
 def _ways(name: str) -> Iterator[Way]:
     """The first is the reference. Compiled, views one by one make a large graph: for one network only."""
-    if name == PLAIN:
+    if not networks.has_views(name):
         yield from (Way(name), *(Way(name, amp=True, mode=mode) for mode in MODES))
         return
     yield from (Way(name, "sequential"), Way(name, "batched"))

@@ -27,30 +27,16 @@ BYTES_PER_PARAMETER = 12  # weight, gradient and momentum in float32
 MEMORY_TOLERANCE = {"cuda": 0.15, "cpu": 0.05}  # on toy patches the weights' copies in another layout show
 
 
-def _step(network: nn.Module, setting: Setting, x: Tensor, target: Tensor, amp: bool) -> Callable[[], None]:
-    """A function that does one training step as nnU-Net does: deep supervision, loss scaling, clipping, SGD."""
-    network.train()
-    optimizer = torch.optim.SGD(network.parameters(), 1e-4, momentum=0.99, weight_decay=3e-5, nesterov=True)
-    scaler = torch.amp.GradScaler(setting.device, enabled=amp and setting.device == "cuda")
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with setting.autocast(amp):
-            loss = networks.supervised_loss(network(x), target)
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(network.parameters(), 12)
-        scaler.step(optimizer)
-        scaler.update()
-
-    return step
+def _step(network: nn.Module, x: Tensor, target: Tensor, amp: bool) -> Callable[[], None]:
+    """A function that does one training step as nnU-Net does, with deep supervision."""
+    return measure.training_step(network, x, lambda outputs: networks.supervised_loss(outputs, target), amp=amp)
 
 
 def _peak_of_step(name: str, setting: Setting, x: Tensor, target: Tensor, amp: bool) -> int:
     """Bytes that the GPU had allocated at most in a training step, beyond what was before the network was there."""
     gc.collect()
     before = torch.cuda.memory_allocated()
-    step = _step(networks.build(name, setting.plan).to(setting.device), setting, x, target, amp)
+    step = _step(networks.build(name, setting.plan, dropout=True).to(setting.device), x, target, amp)
     step()  # makes gradients and momentum, and chooses algorithms
     torch.cuda.reset_peak_memory_stats()
     step()
@@ -68,7 +54,7 @@ def memory_piece(setting: Setting) -> Outcome:
     plan, tolerance = setting.plan, MEMORY_TOLERANCE[setting.device]
     x, target = networks.images(plan).to(setting.device), networks.labels(plan).to(setting.device)
     for name in (PLAIN, *VARIANTS):
-        network = networks.build(name, plan)
+        network = networks.build(name, plan, dropout=True)
         estimate = saved_bytes(network, plan.patch_size, 1, plan.batch_size)
         amp = ""
         if setting.device == "cuda":
@@ -92,7 +78,7 @@ def _speed_networks(setting: Setting) -> dict[str, tuple[nn.Module, torch.memory
     formats = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last_3d}
     for name in (PLAIN, *VARIANTS):
         for label, memory_format in formats.items():
-            network: nn.Module = networks.build(name, setting.plan)
+            network: nn.Module = networks.build(name, setting.plan, dropout=True)
             network.to(setting.device)
             for parameter in network.parameters():
                 if parameter.dim() == 5:  # `Module.to(memory_format=...)` would fail on the weights of 2D convolutions
@@ -144,7 +130,7 @@ def speed_piece(setting: Setting) -> Outcome:
     steps, forwards = {}, {}
     for name, (network, memory_format) in _speed_networks(setting).items():
         inputs = x.to(memory_format=memory_format)
-        step = _training(_step(network, setting, inputs, target, setting.device == "cuda"), network)
+        step = _training(_step(network, inputs, target, setting.device == "cuda"), network)
         forward = _forward(network, setting, inputs)
         if _without_oom(step) and _without_oom(forward):
             steps[name], forwards[name] = step, forward
@@ -177,6 +163,8 @@ def _ddp_worker(rank: int, port: int, setting: Setting, names: Sequence[str], fo
     x, target = (t.chunk(2)[rank].to(device) for t in (networks.images(setting.plan), networks.labels(setting.plan)))
     for name in names:
         network = networks.build(name, setting.plan).to(device).train()
+        if setting.device == "cuda":  # as nnU-Net does
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         parallel = nn.parallel.DistributedDataParallel(network, [rank] if setting.device == "cuda" else None)
         gradients = _gradients(parallel, x, target).cpu()
         if rank == 0:
@@ -184,12 +172,19 @@ def _ddp_worker(rank: int, port: int, setting: Setting, names: Sequence[str], fo
     torch.distributed.destroy_process_group()
 
 
+def _has_batch_norm(name: str, setting: Setting) -> bool:
+    return any(isinstance(m, nn.BatchNorm3d) for m in networks.build(name, setting.plan).modules())
+
+
 def ddp_piece(setting: Setting) -> Outcome:
-    """Two processes with half a batch each get the gradients that one process gets from the whole batch."""
+    """Two processes with half a batch each get the gradients that one process gets from the whole batch.
+
+    Batch norm is synchronised, which works on GPUs only: on a CPU networks with batch norm are left out.
+    """
     if setting.device == "cuda" and torch.cuda.device_count() < 2:
         return Outcome(remark="Skipped: it needs two GPUs.", skipped=True)
     outcome = Outcome(("network", "difference of gradients", ""))
-    names = (PLAIN, *VARIANTS)
+    names = [name for name in (PLAIN, *VARIANTS) if setting.device == "cuda" or not _has_batch_norm(name, setting)]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

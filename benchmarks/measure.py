@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,6 +25,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.hooks import RemovableHandle
 
 GIB = 2**30
+NETWORKS = ("plain", "published", "ours")
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 #: glibc keeps freed memory and raises its thresholds as it goes; fixed ones make resident memory follow what is in use.
 HONEST_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "2"}
@@ -47,6 +49,20 @@ PLAIN_OPERATORS = {
     "copies": ("copy_", "cat", "zero_", "fill_", "clone", "stack", "slice_backward"),
     "arithmetic": ("add", "mul", "sub", "div", "sum", "mean"),
 }
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One measured quantity: its row's name, what ours should be of the published formulation's at most, and digits."""
+
+    name: str
+    unit: str
+    target: float | None = None
+    digits: int = 2
+
+
+#: quantity -> network -> the values of all rounds
+Values = dict[str, dict[str, list[float]]]
 
 
 def cpu_model() -> str:
@@ -82,6 +98,11 @@ def environment() -> dict[str, Any]:
     }
 
 
+def environment_list() -> str:
+    """The environment as a Markdown list."""
+    return "\n".join(f"* {name}: {value}" for name, value in environment().items())
+
+
 def settle() -> None:
     """Collect garbage and give freed memory back, so that every run starts alike (where glibc lets one ask for it)."""
     gc.collect()
@@ -112,6 +133,84 @@ def in_turns(
 def ratio(seconds: Mapping[str, Sequence[float]], name: str, against: str) -> float:
     """Median over the rounds of the quotient within a round."""
     return median(a / b for a, b in zip(seconds[name], seconds[against], strict=True))
+
+
+def inference(network: nn.Module, x: Tensor, *, amp: bool = False) -> Any:
+    """One forward pass as nnU-Net predicts, `amp` with autocast to float16; the network is in eval mode already."""
+    with torch.inference_mode(), torch.autocast(x.device.type, torch.float16, enabled=amp):
+        return network(x)
+
+
+def training_step(
+    network: nn.Module, x: Tensor, loss: Callable[[Any], Tensor], *, amp: bool = False
+) -> Callable[[], None]:
+    """A function that does one training step as nnU-Net does: forward, loss, backward, clipping and SGD.
+
+    Args:
+        network: is set to training mode.
+        x: the batch.
+        loss: of the network's outputs.
+        amp: with autocast to float16 and, on a GPU, loss scaling.
+    """
+    network.train()
+    optimizer = torch.optim.SGD(network.parameters(), 1e-4, momentum=0.99, weight_decay=3e-5, nesterov=True)
+    scaler = torch.amp.GradScaler(x.device.type, enabled=amp and x.device.type == "cuda")
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(x.device.type, torch.float16, enabled=amp):
+            value = loss(network(x))
+        scaler.scale(value).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(network.parameters(), 12)
+        scaler.step(optimizer)
+        scaler.update()
+
+    return step
+
+
+def kept_by_step(network: nn.Module, x: Tensor, *, amp: bool = False) -> int:
+    """Bytes kept for backward by one training forward, the input and the parameters excluded."""
+    network.train()
+    with (
+        KeptForBackward([x, *network.parameters()]) as kept,
+        torch.autocast(x.device.type, torch.float16, enabled=amp),
+    ):
+        network(x)
+    return kept.bytes
+
+
+def ratios(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Ours to "published" and to "plain" and published to plain, as far as these networks were measured."""
+    pairs = {
+        "published": ("ours", "published"),
+        "plain": ("ours", "plain"),
+        "published_to_plain": ("published", "plain"),
+    }
+    return {key: ratio(values, a, b) for key, (a, b) in pairs.items() if a in values and b in values}
+
+
+def quantity_table(quantities: Mapping[str, Quantity], values: Values) -> str:
+    """Medians of plain, published and ours, their ratios, and the targets, as a Markdown table."""
+    rows = []
+    for key, quantity in quantities.items():
+        if key not in values:
+            continue
+        found, target = ratios(values[key]), quantity.target
+        verdict = "" if target is None else f"{target} {'met' if found['published'] <= target else 'not met'}"
+        medians = {name: f"{median(seconds):.{quantity.digits}f}" for name, seconds in values[key].items()}
+        quotients = {name: f"{value:.2f}" for name, value in found.items()}
+        rows.append(
+            (
+                f"{quantity.name} ({quantity.unit})",
+                *(medians.get(name, "") for name in NETWORKS),
+                *(quotients.get(name, "") for name in ("published_to_plain", "plain")),
+                f"**{found['published']:.3f}**",
+                verdict,
+            )
+        )
+    header = ("", *NETWORKS, "published/plain", "ours/plain", "ours/published", "target")
+    return markdown_table(header, rows)
 
 
 class KeptForBackward:
@@ -227,6 +326,19 @@ def time_by_group(network: nn.Module, run: Callable[[], Any]) -> tuple[dict[str,
         groups[_group(event)] += own
         operators[event.name] += own
     return dict(groups.most_common()), dict(operators.most_common())
+
+
+def profile_text(title: str, networks: Mapping[str, nn.Module], runs: Mapping[str, Callable[[], Any]]) -> str:
+    """CPU seconds of one run of each network by group, as a table, and its dearest operators."""
+    columns, tops = {}, {}
+    for name, network in networks.items():
+        columns[name], tops[name] = time_by_group(network, runs[name])
+    groups = sorted({group for found in columns.values() for group in found}, key=lambda g: -columns["ours"].get(g, 0))
+    rows = [(group, *(f"{columns[name].get(group, 0):.2f}" for name in networks)) for group in groups]
+    rows.append(("sum", *(f"{sum(columns[name].values()):.2f}" for name in networks)))
+    parts = [f"{title}: CPU seconds", markdown_table(("", *networks), rows)]
+    parts += [f"{name}: " + ", ".join(f"{op} {s:.2f}" for op, s in list(tops[name].items())[:12]) for name in networks]
+    return "\n\n".join(parts)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

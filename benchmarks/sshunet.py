@@ -18,14 +18,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import measure
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from plain import plain_network
 from sshunet_baseline import PUBLISHED_FEATURES, published
 from torch import Tensor, nn
 from torch.nn import functional
@@ -34,53 +33,23 @@ from nnunet_ext.weights.sshunet import build_network, load_weights
 from nnunet_ext.weights.sshunet_configuration import GateChoice, infer_configuration
 
 RESULTS = Path(__file__).resolve().parent / "results"
-NETWORKS = ("plain", "published", "ours")
 VARIANTS = {"TSM": ("tsm", False), "GSM": ("gsm", False), "GSF": ("gsf", False), "VFN": ("tsm", True)}
 CLASSES = 14
 TOLERANCE = 1e-4
 
 
-@dataclass(frozen=True)
-class Quantity:
-    """One measured quantity: its row's name, and what ours should be of the published formulation's at most."""
-
-    name: str
-    unit: str
-    target: float | None = None
-
-
 QUANTITIES = {
-    "inference": Quantity("inference, time", "s", 0.8),
-    "inference_peak": Quantity("inference, extra peak memory", "GiB", 0.55),
-    "training": Quantity("training step, time", "s", 0.9),
-    "saved": Quantity("kept for backward", "GiB", 0.75),
-    "held": Quantity("held after the training forward, resident", "GiB"),
-    "training_peak": Quantity("training step, extra peak memory", "GiB"),
+    "inference": measure.Quantity("inference, time", "s", 0.8),
+    "inference_peak": measure.Quantity("inference, extra peak memory", "GiB", 0.55),
+    "training": measure.Quantity("training step, time", "s", 0.9),
+    "saved": measure.Quantity("kept for backward", "GiB", 0.75),
+    "held": measure.Quantity("held after the training forward, resident", "GiB"),
+    "training_peak": measure.Quantity("training step, extra peak memory", "GiB"),
 }
 SELECTABLE = ("inference", "training", "saved", "memory")
 
 
-def plain_network() -> nn.Module:
-    """nnU-Net's PlainConvUNet with the published levels, widths and classes."""
-    return PlainConvUNet(
-        input_channels=1,
-        n_stages=5,
-        features_per_stage=list(PUBLISHED_FEATURES),
-        conv_op=nn.Conv3d,
-        kernel_sizes=3,
-        strides=[1, 2, 2, 2, 2],
-        n_conv_per_stage=2,
-        num_classes=CLASSES,
-        n_conv_per_stage_decoder=2,
-        conv_bias=True,
-        norm_op=nn.InstanceNorm3d,
-        norm_op_kwargs={"eps": 1e-5, "affine": True},
-        nonlin=nn.LeakyReLU,
-        nonlin_kwargs={"inplace": True},
-    )
-
-
-def build(variant: str, names: Iterable[str] = NETWORKS) -> dict[str, nn.Module]:
+def build(variant: str, names: Iterable[str] = measure.NETWORKS) -> dict[str, nn.Module]:
     """The networks called `names`; "published" and "ours" have the same weights."""
     gate, vfn = VARIANTS[variant]
     torch.manual_seed(0)
@@ -93,8 +62,8 @@ def build(variant: str, names: Iterable[str] = NETWORKS) -> dict[str, nn.Module]
         load_weights(networks["ours"], state, configuration)
         networks["ours"].decoder.deep_supervision = False  # type: ignore[union-attr]
     if "plain" in names:
-        networks["plain"] = plain_network()
-    return {name: networks[name] for name in NETWORKS if name in names}
+        networks["plain"] = plain_network(PUBLISHED_FEATURES, [[1] * 3] + [[2] * 3] * 4, CLASSES)
+    return {name: networks[name] for name in measure.NETWORKS if name in names}
 
 
 def make_input(size: int) -> Tensor:
@@ -102,43 +71,19 @@ def make_input(size: int) -> Tensor:
     return torch.randn((1, 1, size, size, size), generator=torch.Generator().manual_seed(1))
 
 
-def inference(network: nn.Module, x: Tensor) -> Tensor:
-    """One forward pass as nnU-Net predicts."""
-    with torch.inference_mode():
-        logits: Tensor = network(x)
-    return logits
-
-
 def training_step(network: nn.Module, x: Tensor) -> Callable[[], None]:
-    """A function that does one training step: forward, cross entropy, backward, clipping and SGD, as nnU-Net trains."""
-    network.train()
-    optimizer = torch.optim.SGD(network.parameters(), 1e-4, momentum=0.99, weight_decay=3e-5, nesterov=True)
+    """A function that does one training step with cross entropy."""
     target = torch.randint(CLASSES, (x.shape[0], *x.shape[2:]), generator=torch.Generator().manual_seed(2))
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        functional.cross_entropy(network(x), target).backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 12)
-        optimizer.step()
-
-    return step
+    return measure.training_step(network, x, lambda logits: functional.cross_entropy(logits, target))
 
 
 def check_equal(networks: dict[str, nn.Module], x: Tensor) -> float:
     """Largest difference of ours from the published formulation, in its standard deviations; raises if above 1e-4."""
-    reference, logits = inference(networks["published"], x), inference(networks["ours"], x)
+    reference, logits = (measure.inference(networks[name], x) for name in ("published", "ours"))
     difference = float((logits - reference).abs().max() / reference.std())
     if not difference <= TOLERANCE:
         raise RuntimeError(f"The outputs differ by {difference:.1e} of their standard deviation: not the same network.")
     return difference
-
-
-def saved(network: nn.Module, x: Tensor) -> int:
-    """Bytes kept for backward by one training forward, the input and the parameters excluded."""
-    network.train()
-    with measure.KeptForBackward([x, *network.parameters()]) as kept:
-        network(x)
-    return kept.bytes
 
 
 def one_memory_run(variant: str, name: str, what: str, size: int) -> dict[str, int]:
@@ -147,9 +92,9 @@ def one_memory_run(variant: str, name: str, what: str, size: int) -> dict[str, i
     x, small = make_input(size), make_input(32)
     if what == "inference":
         network.eval()
-        inference(network, small)
+        measure.inference(network, small)
         with measure.extra_peak() as extra:
-            inference(network, x)
+            measure.inference(network, x)
         return {"inference_peak": extra["peak"]}
     training_step(network, small)()
     step = training_step(network, x)
@@ -169,11 +114,11 @@ def measure_variant(variant: str, options: argparse.Namespace) -> dict[str, Any]
     clock = time.process_time if options.threads == 1 else time.perf_counter
     for network in networks.values():
         network.eval()
-    values: dict[str, dict[str, list[float]]] = {}
-    result: dict[str, Any] = {"difference": check_equal(networks, x), "values": values, "ratios": {}}
-    inference(networks["plain"], x)
+    values: measure.Values = {}
+    result: dict[str, Any] = {"difference": check_equal(networks, x), "values": values}
+    measure.inference(networks["plain"], x)
     if "inference" in options.quantities:
-        runs = {name: lambda network=network: inference(network, x) for name, network in networks.items()}
+        runs = {name: lambda network=network: measure.inference(network, x) for name, network in networks.items()}
         values["inference"] = measure.in_turns(runs, options.repeats, clock)
     if "training" in options.quantities:
         for network in networks.values():
@@ -181,61 +126,32 @@ def measure_variant(variant: str, options: argparse.Namespace) -> dict[str, Any]
         steps = {name: training_step(network, x) for name, network in networks.items()}
         values["training"] = measure.in_turns(steps, options.repeats, clock)
     if "saved" in options.quantities:
-        values["saved"] = {name: [saved(network, x) / measure.GIB] for name, network in networks.items()}
+        values["saved"] = {name: [measure.kept_by_step(network, x) / measure.GIB] for name, network in networks.items()}
     del networks
     if "memory" in options.quantities:
         for what in ("inference", "training"):
-            for name in NETWORKS:
+            for name in measure.NETWORKS:
                 arguments = ["--one-run", variant, name, what, "--size", str(options.size)]
                 arguments += ["--threads", str(options.threads)]
                 for key, value in measure.in_fresh_process(__file__, arguments).items():
                     values.setdefault(key, {})[name] = [value / measure.GIB]
-    for key, found in values.items():
-        result["ratios"][key] = {
-            "published": measure.ratio(found, "ours", "published"),
-            "plain": measure.ratio(found, "ours", "plain"),
-            "published_to_plain": measure.ratio(found, "published", "plain"),
-        }
+    result["ratios"] = {key: measure.ratios(found) for key, found in values.items()}
     return result
-
-
-def variant_table(result: dict[str, Any]) -> str:
-    """The measured quantities of one variant as a Markdown table."""
-    rows = []
-    for key, quantity in QUANTITIES.items():
-        if key not in result["values"]:
-            continue
-        middle = {name: median(values) for name, values in result["values"][key].items()}
-        ratios, target = result["ratios"][key], quantity.target
-        verdict = "" if target is None else f"{target} {'met' if ratios['published'] <= target else 'not met'}"
-        rows.append(
-            (
-                f"{quantity.name} ({quantity.unit})",
-                *(f"{middle[name]:.2f}" for name in NETWORKS),
-                f"{ratios['published_to_plain']:.2f}",
-                f"{ratios['plain']:.2f}",
-                f"**{ratios['published']:.3f}**",
-                verdict,
-            )
-        )
-    header = ("", *NETWORKS, "published/plain", "ours/plain", "ours/published", "target")
-    return measure.markdown_table(header, rows)
 
 
 def report(results: dict[str, dict[str, Any]], options: argparse.Namespace) -> str:
     """The whole report in Markdown."""
-    facts = measure.environment()
     clock = "CPU time of the process" if options.threads == 1 else "wall clock"
     parts = [
         "# SSH-UNet: ours, the published formulation, and nnU-Net's PlainConvUNet",
         f"Input 1 x 1 x {options.size}^3, {CLASSES} classes, float32, {options.threads} thread(s); "
         f"{options.repeats} rounds in turns, {clock}; seconds and GiB are medians, ratios are medians of the quotients "
         "within a round. Targets are for TSM.",
-        "\n".join(f"* {name}: {value}" for name, value in facts.items()),
+        measure.environment_list(),
     ]
     for variant, result in results.items():
         parts.append(f"## {variant}\nOutputs differ by {result['difference']:.1e} of their standard deviation.")
-        parts.append(variant_table(result))
+        parts.append(measure.quantity_table(QUANTITIES, result["values"]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -243,20 +159,12 @@ def print_profile(variant: str, options: argparse.Namespace) -> None:
     """Print where the time of a forward pass and of a training step goes, by group and by operator."""
     networks = build(variant)
     x = make_input(options.size)
-    for title in ("inference", "training step"):
-        columns, tops = {}, {}
-        for name, network in networks.items():
-            network.eval()
-            run = (lambda network=network: inference(network, x)) if title == "inference" else training_step(network, x)
-            columns[name], tops[name] = measure.time_by_group(network, run)
-        groups = sorted(
-            {group for found in columns.values() for group in found}, key=lambda g: -columns["ours"].get(g, 0)
-        )
-        rows = [(group, *(f"{columns[name].get(group, 0):.2f}" for name in NETWORKS)) for group in groups]
-        rows.append(("sum", *(f"{sum(columns[name].values()):.2f}" for name in NETWORKS)))
-        print(f"\n{variant}, {title}: CPU seconds\n\n" + measure.markdown_table(("", *NETWORKS), rows))
-        for name in NETWORKS:
-            print(f"\n{name}: " + ", ".join(f"{op} {s:.2f}" for op, s in list(tops[name].items())[:12]))
+    for network in networks.values():
+        network.eval()
+    predict = {name: partial(measure.inference, network, x) for name, network in networks.items()}
+    print("\n" + measure.profile_text(f"{variant}, inference", networks, predict))
+    train = {name: training_step(network, x) for name, network in networks.items()}
+    print("\n" + measure.profile_text(f"{variant}, training step", networks, train))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -44,7 +44,7 @@ def test_every_registered_network_is_measured(gpu: ModuleType) -> None:
 def test_pieces_run_on_the_cpu_and_reports_add_up(
     gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("SSHUNet GSM", "SSHUNet TSM VFN"):
+    for name in ("SSHUNet GSM", "SSHUNet TSM VFN", "UNETRPP separate", "UNETRPP sum legacy"):
         monkeypatch.delitem(gpu.gpu_networks.VARIANTS, name)  # the time of a test run is short
     monkeypatch.setattr(importlib.import_module("gpu_numerics"), "MODES", ("eager",))  # compiling takes long
     arguments = ["-o", str(tmp_path), "--device", "cpu", "--tiny", "--rounds", "1"]

@@ -17,11 +17,11 @@ def convolve(
 ) -> Tensor:
     """Convolution of x (B, C, *spatial) with weight (C', C, *kernel), in x's memory layout; a fresh tensor.
 
-    Channels-last tensors occur on CPUs only, and on the meta device, which stands in for one. For them torch's own
-    choice would fall back to a slow kernel with another layout for few channels, small volumes, or 1 x 1 x 1 kernels
-    on one thread.
+    On CPUs, and on the meta device, which stands in for one, torch's own choice would fall back to a slow kernel with
+    another layout for channels-last tensors of few channels, small volumes, or 1 x 1 x 1 kernels on one thread.
+    torch.compile chooses by itself, and cannot trace the question whether oneDNN is there.
     """
-    if not is_channels_last(x) or x.device.type == "cuda":
+    if torch.compiler.is_compiling() or x.device.type == "cuda" or not is_channels_last(x):
         return _convolution(x)(x, weight, bias, stride, padding)
     if x.device.type != "cpu" or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         return to_channels_last(_convolution(x)(x, weight, bias, stride, padding))
