@@ -22,6 +22,7 @@ VERBS = {
     "env": 'print the folder for the manual way: export nnUNet_extTrainer="$(nnunet-ext env)"',
     "plan": "nnUNetv2_plan_and_preprocess, with the same flags, where Python does not read our start-up file",
     "import-weights": "turn a published checkpoint into a model folder for nnU-Net's commands",
+    "adapt-patch": "re-sample a UNETR++ checkpoint to another patch size, for -pretrained_weights",
     "demo": "plan, train, predict and evaluate on bundled MRI data by stock nnU-Net commands",
 }
 
@@ -94,7 +95,11 @@ _OWN: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argpa
     "doctor": (_list_arguments, _doctor),
     "env": (_no_arguments, _env),
 }
-_MODULES = {"import-weights": "nnunet_ext.weights.cli", "demo": "nnunet_ext.demo"}
+_MODULES = {
+    "import-weights": "nnunet_ext.weights.cli",
+    "adapt-patch": "nnunet_ext.weights.adapt_patch_command",
+    "demo": "nnunet_ext.demo",
+}
 
 
 def _parser(verb: str | None) -> argparse.ArgumentParser:

@@ -71,12 +71,17 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             "checkpoint, not a checkpoint; give the .model file as the checkpoint, and this one to --plans where the "
             "method has that option"
         )
-    content = _safe_load(path)
+    content = safe_load(path)
     weights = _find_state_dict(content, path.name)
     return Checkpoint(_clean(weights, path.name), _numbers(content), path.name, _sha256(path))
 
 
-def _safe_load(path: Path) -> Any:
+def safe_load(path: Path) -> Any:
+    """The content of a file that torch.save has written; only tensors, plain data and numpy numbers are constructed.
+
+    Raises:
+        CheckpointError: the file is damaged, or needs other objects.
+    """
     try:
         with _numpy_allowed():
             return torch.load(path, map_location="cpu", weights_only=True)

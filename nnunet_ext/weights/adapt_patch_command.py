@@ -1,0 +1,130 @@
+"""`nnunet-ext adapt-patch`: a UNETR++ checkpoint for another patch size, for nnU-Net's `-pretrained_weights`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from nnunet_ext.architectures.unetrpp_plans import NETWORK_CLASS
+from nnunet_ext.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments; imports neither torch nor nnU-Net."""
+    parser.add_argument("checkpoint", type=Path, help="a .pth of a trained or imported UNETR++")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the checkpoint to write")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--plans", type=Path, metavar="FILE", help="the plans that you are going to fine-tune with")
+    target.add_argument("--patch-size", type=int, nargs="+", metavar="N", help="voxels, in the plans' axis order")
+    parser.add_argument("-c", "--configuration", help="of --plans; default: the checkpoint's")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Adapt the checkpoint and say what was done; returns the exit code.
+
+    Raises:
+        UserError: the checkpoint, the plans or the patch size cannot be used.
+    """
+    import torch
+
+    from nnunet_ext.weights.loading import safe_load
+    from nnunet_ext.weights.patch_size import adapt_patch_size
+
+    output: Path = args.output
+    if output.exists() and not args.overwrite:
+        raise UserError(f"{output} exists; choose another name, or add --overwrite")
+    if not args.checkpoint.is_file():
+        raise UserError(f"{args.checkpoint}: there is no such file")
+    content = safe_load(args.checkpoint)
+    plans, configuration = _origin(content, args.checkpoint.name)
+    arguments = _network(plans, configuration, args.checkpoint.name)
+    old = tuple(arguments["patch_size"])
+    new = tuple(args.patch_size) if args.plans is None else _wished(args, arguments, configuration)
+    if len(new) != len(old):
+        raise UserError(f"the network has {len(old)} spatial axes; got the patch size {new}")
+    try:
+        weights = adapt_patch_size(content["network_weights"], arguments["strides"], old, new)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    plans["configurations"][configuration]["patch_size"] = list(new)
+    arguments["patch_size"] = list(new)
+    kept = {key: content[key] for key in ("init_args", "trainer_name") if key in content}
+    _save({"network_weights": weights, **kept}, output, torch.save)
+    print(f"adapted  patches of {_times(old)} voxels to {_times(new)}")
+    if arguments.get("sa_layout") == "legacy":
+        print("note     the published spatial layout (legacy) depends on the patch: expect a longer fine-tuning")
+    print(f"written  {output}")
+    print(f"use      nnUNetv2_train DATASET {configuration} FOLD -tr UNETRPPTrainer -p PLANS \\")
+    print(f"           -pretrained_weights {output}")
+    print(f"         with plans of patch_size {list(new)} (in both places) and strides {arguments['strides']}")
+    return 0
+
+
+def _origin(content: Any, name: str) -> tuple[dict[str, Any], str]:
+    """The plans in a checkpoint and the configuration that was trained."""
+    if not isinstance(content, dict) or "network_weights" not in content or "init_args" not in content:
+        raise UserError(
+            f"{name}: not a checkpoint of nnU-Net (it has no network_weights and init_args); published weights first "
+            "need `nnunet-ext import-weights unetrpp`, whose folder has fold_0/checkpoint_final.pth"
+        )
+    return content["init_args"]["plans"], content["init_args"]["configuration"]
+
+
+def _network(plans: dict[str, Any], configuration: str, name: str) -> dict[str, Any]:
+    """The arguments of a configuration's UNETR++."""
+    settings = plans["configurations"].get(configuration)
+    if settings is None:
+        known = ", ".join(plans["configurations"])
+        raise UserError(f"{name} has no configuration {configuration!r}; it has {known}")
+    if "architecture" not in settings and "inherits_from" in settings:
+        return _network(plans, settings["inherits_from"], name)
+    architecture = settings["architecture"]
+    if architecture["network_class_name"] != NETWORK_CLASS:
+        raise UserError(
+            f"{name}: {configuration} has the network {architecture['network_class_name']}; only UNETR++ has weights "
+            "that depend on the patch size, others can be given to -pretrained_weights as they are"
+        )
+    arguments: dict[str, Any] = architecture["arch_kwargs"]
+    return arguments
+
+
+def _wished(args: argparse.Namespace, arguments: dict[str, Any], configuration: str) -> tuple[int, ...]:
+    """The patch size of --plans, whose network must otherwise be the checkpoint's."""
+    from nnunet_ext.weights.patch_size import changed_arguments
+
+    try:
+        plans = json.loads(args.plans.read_text(encoding="utf-8"))
+        wished = _network(plans, args.configuration or configuration, args.plans.name)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"cannot read {args.plans} as plans: {error!r}") from error
+    changed = changed_arguments(arguments, wished)
+    if changed:
+        listed = "; ".join(f"{name}: {arguments.get(name)} and {wished.get(name)}" for name in changed)
+        raise UserError(
+            f"the networks of {args.checkpoint.name} and {args.plans.name} differ in more than the patch size "
+            f"({listed}); copy the checkpoint's architecture into the plans "
+            "(nnUNetv2_move_plans_between_datasets does) and change the patch_size there, in both places"
+        )
+    return tuple(wished["patch_size"])
+
+
+def _save(content: dict[str, Any], output: Path, save: Any) -> None:
+    """Write beside the target and rename."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        save(content, unfinished)
+        os.replace(unfinished, output)
+    except (OSError, RuntimeError) as error:  # torch says so when a disk is full
+        raise UserError(f"cannot write {output}: {str(error).splitlines()[0]}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _times(values: tuple[int, ...]) -> str:
+    return " x ".join(map(str, values))
