@@ -7,7 +7,7 @@ import importlib
 import shlex
 from typing import Any
 
-METHODS = {"sshunet": "SSH-UNet, the authors' .pt files"}
+METHODS = {"sshunet": "SSH-UNet, the authors' .pt files", "unetrpp": "UNETR++, the authors' .model files"}
 """Method -> help; its arguments and steps are in `nnunet_ext.weights.METHOD_command`."""
 
 

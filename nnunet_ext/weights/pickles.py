@@ -35,6 +35,7 @@ class _ForeignObjectError(pickle.UnpicklingError):
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        module = "builtins" if module == "__builtin__" else module  # as it was called in Python 2
         full_name = f"{module}.{name}"
         if full_name not in _ALLOWED:
             raise _ForeignObjectError(full_name)

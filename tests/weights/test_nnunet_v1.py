@@ -1,0 +1,175 @@
+"""nnU-Net v1's pickles are read without executing them, and become what nnU-Net v2's plans say."""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from published_unetrpp import SMALL, Command, save_checkpoint, save_pickle, side_file, v1_plans
+
+from nnunet_ext.weights.loading import CheckpointError
+from nnunet_ext.weights.nnunet_v1 import read_plans
+from nnunet_ext.weights.pickles import read_pickle
+from nnunet_ext.weights.plans_json import imported_plans
+
+
+def read(tmp_path: Path, content: Any) -> Any:
+    return read_plans(save_pickle(tmp_path / "plans.pkl", content))
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_data_survives(tmp_path: Path, protocol: int) -> None:
+    content = {
+        "numbers": [1, 2.5, True, None, 1j, np.float32(0.5), np.int64(7), np.bool_(True), np.str_("text"), b"bytes"],
+        "containers": ((1, 2), {3, 4}, frozenset({5}), OrderedDict(a=1)),
+        "arrays": [np.arange(6).reshape(2, 3), np.asfortranarray(np.eye(3)), np.array(["a", "bc"]), np.array(1.5)],
+        "big endian": np.array([1, 2], dtype=">i4"),
+    }
+    read_back = read_pickle(save_pickle(tmp_path / "a.pkl", content, protocol))
+    assert read_back["numbers"] == content["numbers"]
+    assert read_back["containers"] == content["containers"]
+    for ours, theirs in zip(read_back["arrays"], content["arrays"], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+    np.testing.assert_array_equal(read_back["big endian"], [1, 2])
+
+
+def test_names_of_both_numpy_versions(tmp_path: Path) -> None:
+    written = pickle.dumps(np.float64(0.5), 2)
+    other = written.replace(b"numpy._core", b"numpy.core") if b"_core" in written else written
+    assert other != written or b"numpy.core" in written
+    path = tmp_path / "a.pkl"
+    path.write_bytes(other)
+    assert read_pickle(path) == 0.5
+
+
+def test_code_in_the_file_does_not_run(tmp_path: Path) -> None:
+    trap = tmp_path / "executed"
+    path = save_pickle(tmp_path / "plans.pkl", {**v1_plans(), "extra": Command(f"touch {trap}")})
+    with pytest.raises(CheckpointError, match=r"plans\.pkl: the file asks for Python objects \(\w+\.system\)"):
+        read_plans(path)
+    assert not trap.exists()
+    pickle.loads(path.read_bytes())
+    assert trap.exists(), "the file was dangerous indeed"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        np.array([Path("a"), None], dtype=object),
+        np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]),
+        np.dtype("O"),
+        np.datetime64("2020-01-01"),
+        torch.zeros(2),
+        Path("a"),
+        bytearray(3),
+        print,
+    ],
+    ids=lambda content: type(content).__name__,
+)
+def test_other_objects_are_refused(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"a\.pkl: "):
+        read_pickle(save_pickle(tmp_path / "a.pkl", [content]))
+
+
+def test_declared_sizes_are_checked(tmp_path: Path) -> None:
+    """A number that claims more bytes than it has would be read beyond its memory by numpy itself."""
+    written = pickle.dumps(np.float64(0.5), 2).replace(b"f8", b"i2")
+    path = tmp_path / "a.pkl"
+    path.write_bytes(written)
+    with pytest.raises(CheckpointError, match="a number's contents"):
+        read_pickle(path)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "missing", "checkpoint"])
+def test_other_files(tmp_path: Path, kind: str) -> None:
+    path, whole = tmp_path / "plans.pkl", pickle.dumps(v1_plans())
+    if kind == "checkpoint":
+        save_checkpoint(path, {"a": torch.zeros(1)})
+    elif kind != "missing":
+        path.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"{}"}[kind])
+    message = {
+        "truncated": "not a readable pickle, perhaps cut off",
+        "empty": "not a Python pickle",
+        "text": "not a Python pickle",
+        "missing": "there is no such file",
+        "checkpoint": "this is a PyTorch checkpoint, not a pickle of plans; give it as the checkpoint",
+    }[kind]
+    with pytest.raises(CheckpointError, match=message):
+        read_plans(path)
+
+
+def test_plans_of_version_2(tmp_path: Path) -> None:
+    """The table of specification unetrpp 2.4."""
+    v1 = read(tmp_path, v1_plans(transpose_forward=[1, 0, 2], transpose_backward=[1, 0, 2]))
+    assert v1.num_classes == 4
+    plans = imported_plans(v1.preprocessing, {}, dataset_name="Dataset001_X", plans_name="P", method="m")
+    configuration = plans["configurations"]["3d_fullres"]
+    assert configuration["patch_size"] == list(SMALL["tied"].patch)
+    assert configuration["batch_size"] == 2
+    assert configuration["spacing"] == [3.0, 0.76, 0.75], "already in the transposed order"
+    assert configuration["median_image_size_in_voxels"] == [148, 512, 512]
+    assert configuration["normalization_schemes"] == ["CTNormalization"]
+    assert configuration["use_mask_for_norm"] == [False]
+    assert configuration["batch_dice"] is True
+    orders = {"data": (3, False), "seg": (1, True), "probabilities": (1, False)}
+    for what, (order, is_seg) in orders.items():
+        expected = {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": None}
+        assert configuration[f"resampling_fn_{what}_kwargs"] == expected
+    assert plans["original_median_spacing_after_transp"] == [0.7, 3.0, 0.8]
+    assert plans["original_median_shape_after_transp"] == [512, 120, 511]
+    assert plans["transpose_forward"] == plans["transpose_backward"] == [1, 0, 2]
+    assert plans["image_reader_writer"] == "SimpleITKIO"
+    assert plans["foreground_intensity_properties_per_channel"]["0"] == {
+        "mean": 100.0,
+        "std": 80.0,
+        "median": 95.0,
+        "min": -300.0,
+        "max": 900.0,
+        "percentile_00_5": -50.0,
+        "percentile_99_5": 300.0,
+    }
+
+
+def test_magnetic_resonance(tmp_path: Path) -> None:
+    v1 = read(tmp_path, v1_plans("no_bias", "MRI"))
+    assert [channel.normalization for channel in v1.preprocessing.channels] == ["ZScoreNormalization"] * 4
+    assert all(channel.use_mask for channel in v1.preprocessing.channels)
+
+
+def test_side_file_names_stage_and_dice(tmp_path: Path) -> None:
+    assert read(tmp_path, side_file(v1_plans())).preprocessing.spacing == (3.0, 0.76, 0.75)
+    lowres = read(tmp_path, side_file(v1_plans(), stage=0, batch_dice=False))
+    assert lowres.preprocessing.spacing == (6.0, 1.5, 1.5)
+    assert not lowres.preprocessing.batch_dice
+    assert read(tmp_path, side_file(v1_plans(), stage=None)).preprocessing.spacing == (3.0, 0.76, 0.75)
+
+
+def changed_stage(**changes: Any) -> dict[str, Any]:
+    plans = v1_plans()
+    plans["plans_per_stage"][1].update(changes)
+    return plans
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "an object of type list"),
+        ({"a": 1}, "not nnU-Net v1's plans: normalization_schemes, .* missing, found a"),
+        (v1_plans(normalization_schemes={0: "CT2"}), "channel 0 is normalised by 'CT2', which nnU-Net v2 lacks"),
+        (changed_stage(patch_size=[64, 64], current_spacing=[1.0, 1.0]), "only plans of 3D configurations"),
+        (changed_stage(current_spacing=[1.0, 0.0, 1.0]), "must be positive"),
+        (changed_stage(current_spacing=[1.0, np.nan, 1.0]), r"not complete plans of nnU-Net v1 \(ValueError: .*finite"),
+        (v1_plans(dataset_properties=None), r"not complete plans of nnU-Net v1 \(KeyError"),
+        (v1_plans(plans_per_stage={}), "not complete plans of nnU-Net v1"),
+    ],
+)
+def test_unusable_plans(tmp_path: Path, content: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as error:
+        read(tmp_path, content)
+    assert len(str(error.value)) < 400
