@@ -13,6 +13,7 @@ import torch
 from published_sshunet import fixture_state, save_published
 
 from nnunet_ext.errors import UserError
+from nnunet_ext.weights import loading
 from nnunet_ext.weights.loading import CheckpointError, read_checkpoint, shorten
 
 
@@ -141,3 +142,32 @@ def test_unusable_content(tmp_path: Path, content: Any, message: str) -> None:
 def test_lists_in_messages_are_short() -> None:
     assert shorten([f"{i:02d}" for i in range(100)], 3) == "00, 01, 02 and 97 more"
     assert shorten(["b", "a"]) == "a, b"
+
+
+def test_files_of_old_torch(tmp_path: Path) -> None:
+    """Before torch 1.6, checkpoints were no zip files but several pickles in a row."""
+    path = tmp_path / "a.model"
+    content = {"state_dict": {"w": torch.ones(2)}, "plot_stuff": ([np.float64(0.5)],)}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    assert torch.equal(read_checkpoint(path).state["w"], torch.ones(2))
+
+
+def test_counters_stay_integers(tmp_path: Path) -> None:
+    state = read_checkpoint(write(tmp_path / "a.pt", {"n": torch.tensor(2**25 + 1), "w": torch.ones(1).double()})).state
+    assert state["n"] == 2**25 + 1
+    assert state["w"].dtype == torch.float32
+
+
+def test_what_nnunet_v1_remembers(tmp_path: Path) -> None:
+    content = {"state_dict": {"w": torch.ones(2)}, "epoch": 1000, "best_stuff": (None, None, np.float32(0.75))}
+    assert read_checkpoint(write(tmp_path / "a.model", content)).numbers == {
+        "epoch": 1000,
+        "best_validation_criterion": 0.75,
+    }
+
+
+def test_old_torch_cannot_be_told_about_numpy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_CAN_ALLOW", False)
+    path = write(tmp_path / "a.model", {"state_dict": {"w": torch.ones(2)}, "best_stuff": (1, 2, np.float32(0.75))})
+    with pytest.raises(CheckpointError, match=r"install torch 2\.6 or newer"):
+        read_checkpoint(path)
