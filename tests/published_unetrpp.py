@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 from collections import OrderedDict
@@ -26,8 +27,9 @@ CHANNELS = {"tied": 1, "separate": 1, "no_bias": 4}
 CLASSES = 4
 
 
+@functools.cache
 def published_network(kind: str) -> PublishedUNETRPP:
-    """The published network formulated plainly, with the golden fixtures' weights, in eval mode."""
+    """The published network formulated plainly, with the golden fixtures' weights, in eval mode; made once."""
     network = PublishedUNETRPP(SMALL[kind], CHANNELS[kind], CLASSES, features=4, depths=(1, 2, 1, 1))
     load_published(network, published_state(network))
     return network.eval()
