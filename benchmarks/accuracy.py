@@ -1,6 +1,6 @@
 """Plan, train one fold and validate it by stock commands on a CPU, and keep the curve: does a method learn real data?
 
-python benchmarks/accuracy.py unetrpp UNETRPPPlanner_W8 UNETRPPTrainer_AdamW_NoMirroring_Seed0_20its_18epochs --gb 0.7
+python benchmarks/accuracy.py unetrpp UNETRPPPlanner_W8 UNETRPPTrainer_AdamW_NoMirroring_Seed0_20its_13epochs --gb 0.7
 
 The data are the bundled hippocampus cases, or those of `--data` (an nnU-Net raw data set with id 4). Writes
 `results/accuracy_NAME.md` with the CPU time of the training and the mean foreground Dice of the validation fold, and
@@ -89,9 +89,10 @@ def report(result: dict[str, Any], options: argparse.Namespace) -> str:
     facts = "\n".join(f"* {name}: {value}" for name, value in measure.environment().items())
     labels = ", ".join(f"label {label} {dice:.3f}" for label, dice in result["dice_per_label"].items())
     target = "" if options.gb is None else f" with -gpu_memory_target {options.gb:g}"
+    data = options.data.name if options.data else "the bundled hippocampus cases"
     return (
         f"# {options.trainer}\n\nPlans of {options.planner}{target}: patch {result['patch']}, batch "
-        f"{result['batch']}. Fold {FOLD} of {options.data.name if options.data else 'the bundled hippocampus cases'}.\n\n"
+        f"{result['batch']}. Fold {FOLD} of {data}.\n\n"
         f"Mean foreground Dice of the {result['cases']} validation cases: **{result['dice']:.3f}** ({labels}); per "
         "case 2 TP / (2 TP + FP + FN), then the mean over cases, then over labels.\n\n"
         f"CPU time of `nnUNetv2_train`, validation included: {result['cpu_minutes']:.1f} minutes.\n\n"

@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 DATASET = "Dataset001_Described"
-PLANNERS = ("SSHUNetPlanner", "SSHUNetPlannerL", "SSHUNetPlannerXL", "SSHUNetPlanner_W16", "SSHUNetPlanner_Published")
+PLANNERS = (
+    *("SSHUNetPlanner", "SSHUNetPlannerL", "SSHUNetPlannerXL", "SSHUNetPlanner_W16", "SSHUNetPlanner_Published"),
+    *("UNETRPPPlanner", "UNETRPPPlannerL", "UNETRPPPlannerXL", "UNETRPPPlanner_W8", "UNETRPPPlanner_Synapse"),
+)
 
 
 def describe(folder: Path, options: argparse.Namespace) -> None:

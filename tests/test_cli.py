@@ -100,4 +100,4 @@ def test_every_verb_has_help() -> None:
 
 
 def test_plans_names_agree() -> None:
-    assert {names.plans_name(entry.planner) for entry in registry.TRAINERS.values()} == {"SSHUNetPlans"}
+    assert {names.plans_name(entry.planner) for entry in registry.TRAINERS.values()} == {"SSHUNetPlans", "UNETRPPPlans"}
