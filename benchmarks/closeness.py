@@ -35,7 +35,7 @@ def gradients(network: nn.Module) -> Gradients:
     return {name: p.grad.detach().cpu() for name, p in network.named_parameters() if p.grad is not None}
 
 
-def compare(found: Gradients, expected: Gradients) -> Closeness:
+def compare(found: Gradients, expected: Gradients, relevant: float = RELEVANT) -> Closeness:
     """Compare every parameter whose expected gradient has a norm that matters; one without a gradient counts as 0."""
     whole = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in expected.values()))
     cosines, differences = {}, {}
@@ -45,7 +45,7 @@ def compare(found: Gradients, expected: Gradients) -> Closeness:
         other = found[name].double().flatten() if name in found else torch.zeros_like(reference)
         if not other.isfinite().all():
             cosines[name], differences[name] = -1.0, math.inf
-        elif norm > RELEVANT * whole:
+        elif norm > relevant * whole:
             cosines[name] = float(reference @ other) / (norm * max(float(other.norm()), 1e-300))
             differences[name] = float((other - reference).norm()) / norm
     if not cosines:
