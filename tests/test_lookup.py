@@ -17,7 +17,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunet_ext import lookup, registry, versions
 from nnunet_ext.cli import shim_folder
 from nnunet_ext.errors import NameNotFoundError, UnsupportedNnunetError
-from nnunet_ext.names import UnknownNameError
+from nnunet_ext.names import UnknownNameError, parse_trainer
 
 lookup.install()  # as a notebook would, where the start-up file is not read
 FOREIGN = """
@@ -163,7 +163,9 @@ class TestShim:
     def test_canonical_class(self, name: str) -> None:
         first, second = (recursive_find_trainer_class_by_name(name) for _ in range(2))
         assert first is second is lookup.find("trainer", name)
-        assert first.__module__ == "nnunet_ext.trainers.sshunet"
+        parsed = parse_trainer(name)
+        assert parsed is not None
+        assert first.__module__ == parsed.entry.target.partition(":")[0]
         assert getattr(importlib.import_module(first.__module__), name) is first
         assert pickle.loads(pickle.dumps(first)) is first
         assert "nnunet_ext_trainers" not in sys.modules, "nnU-Net removes what it imported from the folder"
