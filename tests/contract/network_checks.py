@@ -231,7 +231,9 @@ def check_memory(case: NetworkCase) -> None:
     counts = []
     for factor in (1, 2):
         larger = tuple(factor * p for p in case.patch_size)
-        fixed = {"patch_size": list(larger)} if "patch_size" in case.arguments else {}  # networks for one patch size
+        fixed: dict[str, Any] = (
+            {"patch_size": list(larger)} if "patch_size" in case.arguments else {}
+        )  # networks for one patch size
         network = case.build(deep_supervision=bool(case.scales), **fixed)
         counts.append(network.compute_conv_feature_map_size(larger))
     assert all(isinstance(count, int) for count in counts)
