@@ -115,10 +115,9 @@ def unetrpp_table() -> list[str]:
 
 
 def _built(block: dict[str, Any], channels: int, classes: int) -> nn.Module:
-    imported: Sequence[str] = block["_kw_requires_import"]
-    arguments: dict[str, Any] = {
-        key: pydoc.locate(v) if key in imported else v for key, v in block["arch_kwargs"].items()
-    }
+    arguments: dict[str, Any] = dict(block["arch_kwargs"])
+    for name in block["_kw_requires_import"]:
+        arguments[name] = pydoc.locate(arguments[name])
     with torch.device("meta"):
         return UNETRPP(input_channels=channels, num_classes=classes, **arguments)
 

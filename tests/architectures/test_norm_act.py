@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnunet_ext.architectures.blocks import norm_act as module
+from nnunet_ext.architectures.blocks.layout import is_channels_last, to_channels_last
 from nnunet_ext.architectures.blocks.norm_act import norm_act
 from nnunet_ext.architectures.blocks.slice_shift import shift_groups
-from nnunet_ext.architectures.blocks.layout import is_channels_last, to_channels_last
 
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
