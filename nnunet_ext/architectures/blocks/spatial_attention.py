@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nnunet_ext.architectures.blocks.precision import at_least_float32
+from nnunet_ext.architectures.blocks.precision import at_least_float32, without_autocast
 
 PIECE = 2**18
 """Probabilities computed at a time on a CPU: 1 MiB, which stays in a core's cache."""
@@ -31,12 +31,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> T
         dropout: rate; 0 outside of training. The seed comes from torch's global generator.
 
     Returns:
-        (B, heads, N, d) in query's dtype, laid out as (B, N, heads, d).
+        (B, heads, N, d) in query's dtype; laid out as (B, N, heads, d) where query is, as one made from tokens.
     """
     key, value = key.to(query.dtype), value.to(query.dtype)
     if query.is_meta or (query.device.type == "cpu" and dropout > 0 and not torch.compiler.is_compiling()):
         seed = 0 if query.is_meta or dropout == 0 else int(torch.randint(2**62, (), device="cpu"))
-        return _SeededAttention.apply(query, key, value, dropout, seed)
+        with without_autocast(query):
+            return _SeededAttention.apply(query, key, value, dropout, seed)
     return functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=1.0)
 
 
@@ -67,6 +68,11 @@ class _SeededAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with without_autocast(grad):
+            return _SeededAttention._gradients(ctx, grad)
+
+    @staticmethod
+    def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, sums = ctx.saved_tensors
         batch, heads, tokens, _ = query.shape
         wide = torch.promote_types(query.dtype, torch.float32)
