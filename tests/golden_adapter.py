@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 try:
+    import golden_kd
     import golden_tools as golden
 except ModuleNotFoundError:  # loaded by its path, outside of pytest
     sys.path.append(str(Path(__file__).parent))
+    import golden_kd
     import golden_tools as golden
 
 from nnunet_ext.architectures.blocks.gates import make_gate
@@ -50,6 +52,7 @@ def run_fixture(method: str, spec: dict[str, Any], given: dict[str, np.ndarray])
         ("unetrpp", "network"): _unetrpp_network,
         ("unetrpp", "epa"): _unetrpp_epa,
         ("unetrpp", "block"): _unetrpp_block,
+        **{("selfreg", kind): golden_kd.run for kind in ("kd_inter", "kd_intra", "kd_total", "kd_general")},
     }
     runner = runners.get((method, spec["kind"]))
     if runner is None:
