@@ -36,7 +36,7 @@ def test_every_fixture_that_it_covers_passes(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Large ones are left to the benchmark, which stops without them."""
+    """Large ones are left to the benchmark, which stops where one fails."""
     assert len(benchmark_module.FIXTURES) == fixtures
     monkeypatch.setattr(benchmark_module, "FIXTURES", [f for f in benchmark_module.FIXTURES if f not in large])
     assert benchmark_module.main(["--check"]) == 0

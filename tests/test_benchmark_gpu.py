@@ -46,6 +46,8 @@ def test_pieces_run_on_the_cpu_and_reports_add_up(
 ) -> None:
     for name in ("SSHUNet GSM", "SSHUNet TSM VFN", "UNETRPP separate", "UNETRPP sum legacy"):
         monkeypatch.delitem(gpu.gpu_networks.VARIANTS, name)  # the time of a test run is short
+    short = {"n_blocks_per_stage": [1] * 4, "n_blocks_per_stage_decoder": [1] * 3}
+    monkeypatch.setitem(gpu.gpu_networks.VARIANTS, "UNETRPP tied", ("UNETRPP", short))
     monkeypatch.setattr(importlib.import_module("gpu_numerics"), "MODES", ("eager",))  # compiling takes long
     arguments = ["-o", str(tmp_path), "--device", "cpu", "--tiny", "--rounds", "1"]
     for piece in ("amp", "memory", "speed"):

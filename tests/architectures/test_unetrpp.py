@@ -127,6 +127,32 @@ def test_equals_the_published_formulation_with_gradients(style: str) -> None:
         torch.testing.assert_close(found[name], wanted, rtol=1e-6, atol=1e-9 * float(wanted.abs().max()) + 1e-12)
 
 
+@pytest.mark.parametrize("norm", ["BatchNorm", "InstanceNorm"])
+def test_two_dimensions_are_three_with_one_slice(norm: str) -> None:
+    """With the weights of each 2D kernel as the middle slice of a 3D one."""
+    flat = network((16, 24), [[1, 1], [4, 4], [2, 2]], norm_op=f"torch.nn.{norm}2d", **NO_DROPOUT).double()
+    strides = [[1, 1, 1], [1, 4, 4], [1, 2, 2]]
+    deep = network((1, 16, 24), strides, norm_op=f"torch.nn.{norm}3d", **NO_DROPOUT).double()
+    state = deep.state_dict()
+    for key, value in flat.state_dict().items():
+        if value.dim() == 4 and key != "patch_size":
+            state[key] = torch.zeros_like(state[key])
+            state[key][:, :, state[key].shape[2] // 2] = value
+        elif key != "patch_size":
+            state[key] = value
+    deep.load_state_dict(state)
+    x = image((16, 24)).double()
+    outputs = flat(x), [y.squeeze(2) for y in deep(x[:, :, None])]
+    for got, wanted in zip(*outputs, strict=True):
+        torch.testing.assert_close(got, wanted)
+    for pair in outputs:
+        loss_of(pair).backward()
+    found, expected = gradients(flat), gradients(deep)
+    for name, got in found.items():
+        wanted = expected[name]
+        torch.testing.assert_close(got, wanted[:, :, wanted.shape[2] // 2] if wanted.dim() == 5 else wanted)
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [("synapse", 42_952_850), ("acdc", 66_796_404), ("lung", 121_174_798), ("brats", 42_647_604)],
