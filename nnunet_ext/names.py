@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from nnunet_ext.registry import PLANNERS, TRAINERS, Kind, PlannerEntry, TrainerEntry
+from nnunet_ext.registry import PLANNERS, STOCK_PLANNER, TRAINERS, Kind, PlannerEntry, TrainerEntry
 
 POSITIVE = "[1-9][0-9]{0,8}"
 """A positive integer without leading zeros, of at most nine digits."""
@@ -135,6 +135,8 @@ def parse_planner(name: str) -> PlannerName | None:
 
 def plans_name(planner_name: str) -> str:
     """Name of the plans that a planner writes: ``SSHUNetPlanner_W8`` gives ``SSHUNetPlans_W8``."""
+    if planner_name == STOCK_PLANNER:
+        return "nnUNetPlans"
     return name if (name := planner_name.replace("Planner", "Plans", 1)) != planner_name else f"{planner_name}Plans"
 
 

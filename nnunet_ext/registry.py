@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 Kind = Literal["trainer", "planner", "network"]
 
+#: nnU-Net's own planner and network, for trainers that take what nnU-Net plans; they are in none of the tables.
+STOCK_PLANNER, STOCK_NETWORK = "ExperimentPlanner", "PlainConvUNet"
+
 
 @dataclass(frozen=True)
 class TrainerEntry:
@@ -21,8 +24,8 @@ class TrainerEntry:
     Attributes:
         name: the trainer's name without suffixes, as for ``nnUNetv2_train -tr``.
         target: where its class is, as ``"module:attribute"``.
-        network: name of the network it trains.
-        planner: name of the planner that makes its plans.
+        network: name of the network it trains; `STOCK_NETWORK` for nnU-Net's own ones.
+        planner: name of the planner that makes its plans; `STOCK_PLANNER` for nnU-Net's own.
         options: groups of method options, in the order in which they stand in a name; one of each group at most.
         recipes: named training recipes (optimizer, schedule); one at most.
         dimensions: spatial dimensions in which it can train (3 for 3d configurations, 2 for 2d).
@@ -93,7 +96,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             dimensions=(3,),
             deep_supervision=True,
             cascade=True,
-            kd=False,
+            kd=True,
             summary="SSH-UNet: three orthogonal 2D views with shared weights, features shifted between slices",
         ),
         TrainerEntry(
@@ -102,7 +105,16 @@ TRAINERS: dict[str, TrainerEntry] = {
             network="UNETRPP",
             planner="UNETRPPPlanner",
             recipes=("Synapse", "ACDC", "Lung", "BraTS"),
+            kd=True,
             summary="UNETR++: convolutions and efficient paired attention over channels and positions",
+        ),
+        TrainerEntry(
+            "KDUNetTrainer",
+            "nnunet_ext.trainers.kd:KDUNetTrainer",
+            network=STOCK_NETWORK,
+            planner=STOCK_PLANNER,
+            recipes=("Published",),
+            summary="self-regularisation (KD) for nnU-Net's own U-Nets: the last decoder layer teaches the others",
         ),
     )
 }

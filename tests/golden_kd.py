@@ -74,7 +74,8 @@ def _whole(spec: dict[str, Any], leaves: dict[str, Tensor], indices: Indices) ->
     scr_weight = constructor["lambda_scr"] if both is None else both
     ifd_weight = constructor["lambda_ifd"] if both is None else both
     general = spec["kind"] == "kd_general"
-    totals, outputs = [], {}
+    totals: list[Tensor] = []
+    outputs: dict[str, Tensor] = {}
     for matching in ("random", "mean") if general else ("random",):
         loss = SelfRegularisation(Options(scr_weight, ifd_weight, matching))
         terms = loss(features(leaves), channels=chosen(indices) if matching == "random" else None)

@@ -17,7 +17,7 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for name in (*registry.TRAINERS, *registry.PLANNERS, *registry.NETWORKS):
         assert name in out
-    assert "SSHUNetTrainer[_TSM|GSM|GSF][_VFN][_Published][_AdamW][_NoMirroring][_Seed<n>][_<n>its][_<n>epochs]" in out
+    assert "SSHUNetTrainer[_TSM|GSM|GSF][_VFN][_Published][_KD][_AdamW][_NoMirroring][_Seed<n>][_<n>its][_<n>epochs]" in out
     assert "SSHUNetPlanner[M|L|XL][_Published][_W<n>]" in out
 
 
@@ -28,7 +28,7 @@ def test_list_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
     assert [trainer["name"] for trainer in listing["trainers"]] == list(registry.TRAINERS)
     trainer = listing["trainers"][0]
     assert trainer["suffixes"][0] == "TSM|GSM|GSF"
-    assert (trainer["dimensions"], trainer["cascade"], trainer["kd"]) == ([3], True, False)
+    assert (trainer["dimensions"], trainer["cascade"], trainer["kd"]) == ([3], True, True)
     assert listing["planners"][0]["suffixes"] == ["M|L|XL", "_Published", "_W<n>"]
     assert listing["networks"][0]["target"] == "nnunet_ext.architectures.sshunet:SSHUNet"
 
@@ -100,4 +100,8 @@ def test_every_verb_has_help() -> None:
 
 
 def test_plans_names_agree() -> None:
-    assert {names.plans_name(entry.planner) for entry in registry.TRAINERS.values()} == {"SSHUNetPlans", "UNETRPPPlans"}
+    assert {names.plans_name(entry.planner) for entry in registry.TRAINERS.values()} == {
+        "SSHUNetPlans",
+        "UNETRPPPlans",
+        "nnUNetPlans",
+    }

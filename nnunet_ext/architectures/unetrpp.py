@@ -31,6 +31,7 @@ from nnunet_ext.architectures.blocks.residual_block import ResidualBlock
 from nnunet_ext.architectures.blocks.transformer_block import BlockOptions, TransformerBlock
 from nnunet_ext.architectures.unetrpp_checks import check_arguments, check_patch_size, other_patch
 from nnunet_ext.architectures.unetrpp_plans import token_grids
+from nnunet_ext.losses.points import KDPoint, KDPoints
 
 
 class UNETRPPEncoder(nn.Module):
@@ -279,6 +280,15 @@ class UNETRPP(nn.Module):
             x = to_channels_last(x)
         outputs: list[Tensor] = self.decoder(self.encoder(x))
         return outputs
+
+    def kd_points(self) -> KDPoints:
+        """Where self-regularisation takes its features: every stage of tokens; the full-resolution decoder teaches."""
+        last = len(self.decoder.stages) - 1
+        return KDPoints(
+            tuple((KDPoint(f"encoder.stages.{i}"),) for i in range(len(self.encoder.stages))),
+            tuple((KDPoint(f"decoder.stages.{j}"),) for j in range(last)),
+            KDPoint(f"decoder.stages.{last}"),
+        )
 
     def check_patch_size(self, patch_size: Sequence[int]) -> None:
         """Raise a ValueError that names both sizes and the way out if the network is not for such patches."""

@@ -183,6 +183,8 @@ class BaseTrainer(nnUNetTrainer):
             RuntimeError: the plans were made by a newer version of this package.
         """
         checks.require_package(plans_manager.plans)
+        settings = configuration_manager.configuration
+        checks.require_divisible(settings["patch_size"], settings["architecture"])
         network = nnUNetTrainer.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,6 +44,20 @@ def require_package(plans: Mapping[str, Any]) -> None:
 def _number(version: str) -> tuple[int, ...]:
     """(major, minor, patch) of a version, without what follows the numbers."""
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def require_divisible(patch_size: Sequence[int], architecture: Mapping[str, Any]) -> None:
+    """Raise a ValueError for a patch that nnU-Net's own U-Nets cannot halve; they would fail in the first step."""
+    strides = architecture["arch_kwargs"].get("strides")
+    if not architecture["network_class_name"].startswith("dynamic_network_architectures.") or strides is None:
+        return
+    total = [math.prod(axis) for axis in zip(*strides, strict=True)]
+    if any(edge % step for edge, step in zip(patch_size, total, strict=True)):
+        fitting = tuple(-(-edge // step) * step for edge, step in zip(patch_size, total, strict=True))
+        raise ValueError(
+            f"The patch size {tuple(patch_size)} in the plans is not divisible by the network's total stride "
+            f"{tuple(total)}: plan again, or use e.g. {fitting}."
+        )
 
 
 def require_claimed(entry: TrainerEntry, configuration: str, dimension: int, *, cascaded: bool) -> None:

@@ -16,6 +16,8 @@ from nnunet_ext.names import UnknownNameError, parse_trainer
 from nnunet_ext.registry import load
 from nnunet_ext.trainers.options import variant_attributes
 
+KD = "KD"  # the suffix of self-regularisation: a mixin, not class attributes
+
 _variants: dict[tuple[type, tuple[str, ...]], type] = {}
 _lock = threading.RLock()
 
@@ -48,10 +50,13 @@ def trainer_class(name: str) -> type:
 def _derive(base: type, suffixes: tuple[str, ...]) -> type:
     """A subclass with the suffixes' class attributes, in the base class' module."""
     name = "_".join((base.__name__, *suffixes))
-    attributes = variant_attributes(base, suffixes)
+    bases: tuple[type, ...] = (base,)
+    if KD in suffixes:
+        bases = (load("nnunet_ext.trainers.kd:KDMixin"), base)
+    attributes = variant_attributes(base, (suffix for suffix in suffixes if suffix != KD))
     documentation = f"``{base.__name__}`` with the suffixes {', '.join(suffixes)}."
     special = {"__module__": base.__module__, "__qualname__": name, "__doc__": documentation}
-    return type(name, (base,), {**attributes, **special})
+    return type(name, bases, {**attributes, **special})
 
 
 def variant_attribute(module_name: str) -> Callable[[str], type]:

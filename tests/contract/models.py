@@ -12,7 +12,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext import lookup
 from nnunet_ext.names import parse_trainer
-from nnunet_ext.registry import NetworkEntry, TrainerEntry
+from nnunet_ext.registry import STOCK_PLANNER, NetworkEntry, TrainerEntry
 
 SHORT = "_2its_1epochs"
 
@@ -38,9 +38,13 @@ class Planned:
 
     def __call__(self, planner: str, kind: str) -> dict[str, Any]:
         if (planner, kind) not in self._made:
-            small: Any = lookup.find("planner", small_planner(planner))
-            plans = self.workspace.plan(kind, small, thin=not PLANNERS[planner].width)
-            for dimension in NETWORKS[PLANNERS[planner].network].dimensions:
+            if planner == STOCK_PLANNER:
+                plans, dimensions = self.workspace.plan(kind), (2, 3)
+            else:
+                small: Any = lookup.find("planner", small_planner(planner))
+                plans = self.workspace.plan(kind, small, thin=not PLANNERS[planner].width)
+                dimensions = NETWORKS[PLANNERS[planner].network].dimensions
+            for dimension in dimensions:
                 with self.workspace.environment():
                     self.workspace.preprocess(plans, CONFIGURATIONS[dimension])
             self._made[planner, kind] = plans
