@@ -1,4 +1,4 @@
-"""The networks that `gpu.py` runs: every registered one, its variants, and nnU-Net's PlainConvUNet, at one plan."""
+"""The networks that `gpu.py` runs: every registered 3D one, its variants, and nnU-Net's PlainConvUNet, at one plan."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _unetrpp(plan: Plan, **options: Any) -> dict[str, Any]:
     return unetrpp_architecture(plan.patch_size, strides, base_width=plan.base_width // 2, **options)
 
 
-#: The architecture block of each registered network at a plan, with options of the network's own.
+#: The architecture block of each registered 3D network at a plan, with options of the network's own.
 ARCHITECTURES: dict[str, Callable[..., dict[str, Any]]] = {
     "SSHUNet": lambda plan, **options: sshunet_architecture(plan.strides, plan.features, **options),
     "UNETRPP": _unetrpp,

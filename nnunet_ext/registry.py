@@ -109,6 +109,18 @@ TRAINERS: dict[str, TrainerEntry] = {
             summary="UNETR++: convolutions and efficient paired attention over channels and positions",
         ),
         TrainerEntry(
+            "SwinUNetTrainer",
+            "nnunet_ext.trainers.swinunet:SwinUNetTrainer",
+            network="SwinUNet",
+            planner="SwinUNetPlanner",
+            recipes=("Published",),
+            dimensions=(2,),
+            deep_supervision=False,
+            cascade=False,
+            kd=True,
+            summary="Swin-Unet: a U-Net of shifted-window transformer blocks, for images",
+        ),
+        TrainerEntry(
             "KDUNetTrainer",
             "nnunet_ext.trainers.kd:KDUNetTrainer",
             network=STOCK_NETWORK,
@@ -135,6 +147,12 @@ PLANNERS: dict[str, PlannerEntry] = {
             recipes=("Synapse", "ACDC", "Lung", "BraTS"),
             summary="UNETR++ in 2d and 3d with its own measured memory; recipes are the published settings",
         ),
+        PlannerEntry(
+            "SwinUNetPlanner",
+            "nnunet_ext.planners.swinunet:SwinUNetPlanner",
+            network="SwinUNet",
+            summary="Swin-Unet in 2d with its own measured memory; 3d stays on nnU-Net's network",
+        ),
     )
 }
 NETWORKS: dict[str, NetworkEntry] = {
@@ -150,6 +168,12 @@ NETWORKS: dict[str, NetworkEntry] = {
             "UNETRPP",
             "nnunet_ext.architectures.unetrpp:UNETRPP",
             summary="UNETR++ for patches of any size, 2D and 3D (Shaker et al. 2024)",
+        ),
+        NetworkEntry(
+            "SwinUNet",
+            "nnunet_ext.architectures.swinunet:SwinUNet",
+            dimensions=(2,),
+            summary="Swin-Unet for patches of any size, 2D (Cao et al. 2022), with timm's Swin blocks",
         ),
     )
 }

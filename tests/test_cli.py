@@ -103,5 +103,6 @@ def test_plans_names_agree() -> None:
     assert {names.plans_name(entry.planner) for entry in registry.TRAINERS.values()} == {
         "SSHUNetPlans",
         "UNETRPPPlans",
+        "SwinUNetPlans",
         "nnUNetPlans",
     }
