@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_ext.losses.taught_map import SCORE_EPS, pool, rank_channels, taught_sums
+from nnunet_ext.losses.taught_map import SCORE_EPS, channel_sums, pool, rank_channels, taught_sums
 
 MATCHINGS = ("mean", "random", "attention")
 RMS_EPS = 1e-6
@@ -173,15 +173,16 @@ class SelfRegularisation:
 
     def _map_terms(self, pieces: Map, teacher: Teacher, drawn: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """SCR and IFD of one map."""
-        order = rank_channels(pieces)
+        known = [channel_sums(piece) for piece in pieces]
+        order = rank_channels(known)
         in_one = self.options.matching == "mean" and all(
             _smaller(piece, size) for piece, size in zip(pieces, teacher.sizes, strict=True)
         )
         levels = [teacher.level(i, tuple(piece.shape[2:])) if in_one else None for i, piece in enumerate(pieces)]
         scr_sum, ifd_sum = zip(
             *(
-                taught_sums(piece, level, order, self.options.detach_top)
-                for piece, level in zip(pieces, levels, strict=True)
+                taught_sums(piece, sums, level, order, self.options.detach_top)
+                for piece, sums, level in zip(pieces, known, levels, strict=True)
             ),
             strict=True,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,32 +26,52 @@ def pool(f: Tensor, size: Sequence[int]) -> Tensor:
     return pooled
 
 
+@dataclass(frozen=True)
+class ChannelSums:
+    """What ranks a map's channels, and what the first sum needs of its squares: both from one look at the map.
+
+    Attributes:
+        sums: (B, C), over all positions; float32 or wider, as the other.
+        squares: (B, C), sums of squares.
+    """
+
+    sums: Tensor
+    squares: Tensor
+
+
 @torch.no_grad()
-def rank_channels(pieces: Sequence[Tensor]) -> Tensor:
+def channel_sums(f: Tensor) -> ChannelSums:
+    """Sums over the positions of a map (B, C, *spatial); no gradient."""
+    wide = torch.promote_types(f.dtype, torch.float32)
+    rows, axis = _as_stored(f.detach())
+    positions = _positions(rows, axis)
+    return ChannelSums(rows.sum(positions, dtype=wide), _squares(rows, axis, wide))
+
+
+@torch.no_grad()
+def rank_channels(pieces: Sequence[ChannelSums]) -> Tensor:
     """Channels by descending score: the mean over batch and positions of the map divided by its length.
 
     Args:
-        pieces: (B, C, *spatial) each, parts of one batch.
+        pieces: the sums of parts of one batch.
 
     Returns:
         (C,) int64; one order for the whole batch.
     """
-    score: Any = 0.0
-    for piece in pieces:
-        axes = tuple(range(2, piece.dim()))
-        wide = torch.promote_types(piece.dtype, torch.float32)
-        lengths = torch.linalg.vector_norm(piece, dim=axes, dtype=wide).clamp_(min=SCORE_EPS)
-        score = score + (piece.sum(axes, dtype=wide) / lengths).sum(0)
-    return torch.argsort(torch.as_tensor(score), descending=True, stable=True)
+    scores = torch.stack([(piece.sums / piece.squares.sqrt().clamp(min=SCORE_EPS)).sum(0) for piece in pieces])
+    return torch.argsort(scores.sum(0), descending=True, stable=True)
 
 
-def taught_sums(f: Tensor, target: Tensor | None, order: Tensor, detach_top: bool = False) -> tuple[Tensor, Tensor]:
+def taught_sums(
+    f: Tensor, known: ChannelSums, target: Tensor | None, order: Tensor, detach_top: bool = False
+) -> tuple[Tensor, Tensor]:
     """Sums of squared differences: of all channels from the target, and of the upper from the lower half of ranks.
 
     With an odd number of channels the middle rank has no partner.
 
     Args:
         f: (B, C, *spatial).
+        known: the sums of f.
         target: (B, 1, *spatial), no gradient; None: the first sum is 0.
         order: (C,), channels by rank.
         detach_top: the upper half gets no gradient of the second sum.
@@ -58,7 +79,7 @@ def taught_sums(f: Tensor, target: Tensor | None, order: Tensor, detach_top: boo
     Returns:
         Two 0-dimensional tensors, float32 or wider.
     """
-    sums: tuple[Tensor, Tensor] = _Taught.apply(f, target, order, detach_top)
+    sums: tuple[Tensor, Tensor] = _Taught.apply(f, known.squares, target, order, detach_top)
     return sums
 
 
@@ -66,17 +87,19 @@ class _Taught(torch.autograd.Function):
     """Forward copies half of the map twice, backward the map once: the gradient itself."""
 
     @staticmethod
-    def forward(ctx: Any, f: Tensor, target: Tensor | None, order: Tensor, detach_top: bool) -> tuple[Tensor, Tensor]:
-        half = f.shape[1] // 2
+    def forward(
+        ctx: Any, f: Tensor, squares: Tensor, target: Tensor | None, order: Tensor, detach_top: bool
+    ) -> tuple[Tensor, Tensor]:
+        half, wide = f.shape[1] // 2, squares.dtype
         top, bottom = order[:half], order[order.numel() - half :]
-        wide = torch.promote_types(f.dtype, torch.float32)
-        difference = f.index_select(1, top).sub_(f.index_select(1, bottom))
-        distillation = _squares(difference, wide)
+        rows, axis = _as_stored(f)
+        difference = _chosen(rows, axis, top).sub_(_chosen(rows, axis, bottom))
+        distillation = _squares(difference, axis, wide).sum(dtype=torch.float64)
         consistency = f.new_zeros((), dtype=wide)
         if target is not None:
             cross = (f.sum(1, keepdim=True, dtype=wide) * target).sum(dtype=torch.float64)
             constant = f.shape[1] * target.square().sum(dtype=torch.float64)
-            consistency = (_squares(f, wide) - 2 * cross + constant).to(wide)
+            consistency = (squares.sum(dtype=torch.float64) - 2 * cross + constant).to(wide)
         ctx.save_for_backward(f, target, top, bottom)
         ctx.detach_top = detach_top
         return consistency, distillation.to(wide)
@@ -85,23 +108,45 @@ class _Taught(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_scr: Tensor, grad_ifd: Tensor) -> tuple[Tensor | None, ...]:
         f, target, top, bottom = ctx.saved_tensors
-        width, shape = f.shape[1], (1, f.shape[1], *(1 for _ in f.shape[2:]))
-        partner = torch.arange(width, device=f.device)
+        rows, axis = _as_stored(f)
+        partner = torch.arange(f.shape[1], device=f.device)
         partner[top], partner[bottom] = bottom, top
-        pull = (2 * grad_ifd).expand(width).clone()
+        pull = (2 * grad_ifd).expand(f.shape[1]).clone()
         if ctx.detach_top:
             pull[top] = 0
+        shape = [1] * f.dim()
+        shape[axis] = -1
         own = pull if target is None else pull + 2 * grad_scr
-        grad = f.index_select(1, partner).mul_(-pull.to(f.dtype).view(shape))
-        grad.addcmul_(f, own.to(f.dtype).view(shape))
+        grad = _chosen(rows, axis, partner).mul_(-pull.to(f.dtype).view(shape))
+        grad.addcmul_(rows, own.to(f.dtype).view(shape))
         if target is not None:
-            grad.sub_((2 * grad_scr * target).to(f.dtype))
-        return grad, None, None, None
+            grad.sub_((2 * grad_scr * target).to(f.dtype).movedim(1, axis))
+        return grad.movedim(axis, 1), None, None, None, None
 
 
-def _squares(x: Tensor, wide: torch.dtype) -> Tensor:
-    """The sum of squares as float64, channel by channel against rounding."""
-    if x.numel() == 0:
-        return x.new_zeros((), dtype=torch.float64)
-    norms = torch.linalg.vector_norm(x, dim=tuple(range(2, x.dim())), dtype=wide)
-    return norms.square().sum(dtype=torch.float64)
+def _as_stored(f: Tensor) -> tuple[Tensor, int]:
+    """The map and its channels' axis, 1; for a map in channels-last memory (B, *spatial, C) and the last one.
+
+    On a CPU everything below is several times slower against the order in memory.
+    """
+    rows = f.movedim(1, -1)
+    return (rows, f.dim() - 1) if rows.is_contiguous() and not f.is_contiguous() else (f, 1)
+
+
+def _chosen(rows: Tensor, axis: int, channels: Tensor) -> Tensor:
+    """A copy of some channels; a CPU is fast along the last axis of two only."""
+    if axis == 1:
+        return rows.index_select(1, channels)
+    return rows.flatten(0, -2).index_select(1, channels).unflatten(0, rows.shape[:-1])
+
+
+def _positions(rows: Tensor, axis: int) -> tuple[int, ...]:
+    return tuple(i for i in range(1, rows.dim()) if i != axis)
+
+
+def _squares(rows: Tensor, axis: int, wide: torch.dtype) -> Tensor:
+    """(B, C): sums of squares over the positions, channel by channel against rounding."""
+    positions = _positions(rows, axis)
+    if axis == 1:
+        return torch.linalg.vector_norm(rows, dim=positions, dtype=wide).square()
+    return rows.to(wide).square().sum(positions)
