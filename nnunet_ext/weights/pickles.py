@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_ext.weights.file_kind import file_kind
 from nnunet_ext.weights.loading import CheckpointError
-from nnunet_ext.weights.plain_numpy import STAND_INS
+from nnunet_ext.weights.plain_numpy import STAND_INS, StandIn
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
@@ -19,7 +19,7 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-_ALLOWED: dict[str, Any] = {
+_CALLED: dict[str, Any] = {
     "collections.OrderedDict": OrderedDict,
     "builtins.set": set,
     "builtins.frozenset": frozenset,
@@ -27,6 +27,8 @@ _ALLOWED: dict[str, Any] = {
     "_codecs.encode": _encode,
     **STAND_INS,
 }
+_ALLOWED = {name: called if isinstance(called, StandIn) else StandIn(called) for name, called in _CALLED.items()}
+"""Names that a pickle asks for -> what it gets, which it can call and nothing else."""
 
 
 class _ForeignObjectError(pickle.UnpicklingError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import pytest
 import torch
 from published_unetrpp import SMALL, Command, save_checkpoint, save_pickle, side_file, v1_plans
 
-from nnunet_ext.weights.loading import CheckpointError
+from nnunet_ext.weights.loading import CheckpointError, read_checkpoint
 from nnunet_ext.weights.nnunet_v1 import read_plans
-from nnunet_ext.weights.pickles import read_pickle
+from nnunet_ext.weights.pickles import _ALLOWED, _encode, read_pickle
+from nnunet_ext.weights.plain_numpy import STAND_INS, PlainArray, PlainDtype
 from nnunet_ext.weights.plans_json import imported_plans
 
 
@@ -83,6 +85,50 @@ def test_declared_sizes_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "a.pkl"
     path.write_bytes(written)
     with pytest.raises(CheckpointError, match="a number's contents"):
+        read_pickle(path)
+
+
+@pytest.mark.parametrize("name", _ALLOWED)
+@pytest.mark.parametrize(
+    "state",
+    [(None, {"__defaults__": ("utf-8",)}), {"extra": 1}, (None, {"_function": 1}), (None, {"__class__": 1}), 1],
+    ids=["defaults", "dict", "slot", "class", "number"],
+)
+def test_a_refused_pickle_changes_nothing(tmp_path: Path, name: str, state: Any) -> None:
+    """BUILD sets attributes of whatever is on the stack, as of a function that the allow-list names."""
+    module, _, attribute = name.rpartition(".")
+    before = {known: (id(made), id(made._function)) for known, made in _ALLOWED.items()}
+    path = tmp_path / "a.pkl"
+    path.write_bytes(f"c{module}\n{attribute}\n".encode() + pickle.dumps(state, 0)[:-1] + b"b.")
+    with pytest.raises(CheckpointError, match=r"a\.pkl: not a readable pickle.*the file tries to change a function"):
+        read_pickle(path)
+    assert _encode.__defaults__ == ("latin1",)
+    assert before == {known: (id(made), id(made._function)) for known, made in _ALLOWED.items()}
+    assert not hasattr(PlainArray, "extra")
+    assert not hasattr(PlainDtype, "extra")
+
+
+@pytest.mark.parametrize("name", [name for name in STAND_INS if not name.endswith("dtype")])
+def test_a_refused_checkpoint_changes_nothing(tmp_path: Path, name: str) -> None:
+    """torch's restricted unpickler knows the same instruction."""
+    module, _, attribute = name.rpartition(".")
+    harmless = tmp_path / "harmless.pt"
+    torch.save({"a": 1}, harmless)
+    with zipfile.ZipFile(harmless) as source, zipfile.ZipFile(tmp_path / "a.pt", "w") as target:
+        for entry in source.namelist():
+            state = b"N}(X\x0c\x00\x00\x00__defaults__K\x01u\x86b."
+            hostile = b"\x80\x02c" + f"{module}\n{attribute}\n".encode() + state
+            target.writestr(entry, hostile if entry.endswith("data.pkl") else source.read(entry))
+    with pytest.raises(CheckpointError):
+        read_checkpoint(tmp_path / "a.pt")
+    assert not hasattr(STAND_INS[name], "__defaults__")
+
+
+def test_arrays_are_made_in_one_way_only(tmp_path: Path) -> None:
+    """numpy's constructor would hand out memory that nobody has filled, or make an array of objects."""
+    path = tmp_path / "a.pkl"
+    path.write_bytes(b"cnumpy\nndarray\n((I9\ntS'O'\ntR.")
+    with pytest.raises(CheckpointError, match="makes an array in a way that numpy does not write"):
         read_pickle(path)
 
 
