@@ -24,7 +24,7 @@ def read(tmp_path: Path, content: Any) -> Any:
     return read_plans(save_pickle(tmp_path / "plans.pkl", content))
 
 
-@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_plain_data_survives(tmp_path: Path, protocol: int) -> None:
     content = {
         "numbers": [1, 2.5, True, None, 1j, np.float32(0.5), np.int64(7), np.bool_(True), np.str_("text"), b"bytes"],
@@ -39,6 +39,17 @@ def test_plain_data_survives(tmp_path: Path, protocol: int) -> None:
         np.testing.assert_array_equal(ours, theirs)
         assert ours.dtype == theirs.dtype
     np.testing.assert_array_equal(read_back["big endian"], [1, 2])
+
+
+@pytest.mark.parametrize("protocol", [0, 1])
+def test_pickles_without_a_marker_are_recognised(tmp_path: Path, protocol: int) -> None:
+    path = save_pickle(tmp_path / "plans.pkl", side_file(v1_plans()), protocol)
+    assert read_plans(path).num_classes == 4
+    with pytest.raises(CheckpointError, match="this is a plain Python pickle"):
+        read_checkpoint(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="not a readable pickle, perhaps cut off"):
+        read_plans(path)
 
 
 def test_names_of_both_numpy_versions(tmp_path: Path) -> None:
