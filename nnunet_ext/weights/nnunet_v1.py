@@ -78,7 +78,7 @@ def read_plans(path: str | Path) -> V1Plans:
         )
     try:
         return _parse(plans, path.name, *((init[_STAGE], init[_BATCH_DICE]) if init else (None, None)))
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
@@ -91,23 +91,23 @@ def _parse(plans: Mapping[str, Any], file_name: str, stage: Any, batch_dice: Any
     used = stages[number]
     forward = _integers(plans.get("transpose_forward", (0, 1, 2)))
     backward = _integers(plans.get("transpose_backward", (0, 1, 2)))
-    spacing, patch_size = _numbers(used["current_spacing"]), _integers(used["patch_size"])
+    spacing, patch_size = _numbers(used["current_spacing"]), _numbers(used["patch_size"])
     if len(patch_size) != 3 or len(spacing) != 3 or sorted(forward) != [0, 1, 2] or sorted(backward) != [0, 1, 2]:
         raise CheckpointError(
             f"{file_name}: only plans of 3D configurations can be used; got a patch of {len(patch_size)} axes"
         )
     if min(spacing) <= 0 or min(patch_size) < 1:
         raise CheckpointError(f"{file_name}: spacing and patch size must be positive; got {spacing} and {patch_size}")
-    median_size = _numbers(used.get("median_patient_size_in_voxels", patch_size))
-    original_spacing = _median(plans.get("original_spacings"), forward)
-    original_size = _median(plans.get("original_sizes"), forward)
+    median_size = _axes(used.get("median_patient_size_in_voxels", patch_size), f"{file_name}: the median image size")
+    original_spacing = _median(plans.get("original_spacings"), forward, f"{file_name}: an original spacing")
+    original_size = _median(plans.get("original_sizes"), forward, f"{file_name}: an original image size")
     preprocessing = Preprocessing(
-        patch_size=patch_size,
+        patch_size=tuple(_count(edge, f"{file_name}: each edge of the patch size") for edge in patch_size),
         spacing=spacing,
         channels=_channels(plans, file_name),
         resampling=RESAMPLING,
         reader=READER,
-        batch_size=int(used.get("batch_size", 2)),
+        batch_size=_count(used.get("batch_size", 2), f"{file_name}: batch_size"),
         batch_dice=len(stages) > 1 if batch_dice is None else bool(batch_dice),
         median_size=median_size,
         original_spacing=spacing if original_spacing is None else original_spacing,
@@ -115,21 +115,26 @@ def _parse(plans: Mapping[str, Any], file_name: str, stage: Any, batch_dice: Any
         transpose_forward=forward,
         transpose_backward=backward,
     )
-    return V1Plans(preprocessing, int(plans["num_classes"]) + 1, file_name)
+    return V1Plans(preprocessing, _count(plans["num_classes"], f"{file_name}: num_classes") + 1, file_name)
 
 
 def _channels(plans: Mapping[str, Any], file_name: str) -> tuple[Channel, ...]:
     properties = plans.get("dataset_properties") or {}
     intensities = properties.get("intensityproperties") or {}
+    names = plans.get("modalities") or {}
+    if not isinstance(names, Mapping):
+        raise CheckpointError(
+            f"{file_name}: modalities must be a dict of the channels' names by their numbers; got {names!r:.60}"
+        )
     channels = []
-    for i in range(int(plans["num_modalities"])):
+    for i in range(_count(plans["num_modalities"], f"{file_name}: num_modalities")):
         scheme = str(plans["normalization_schemes"][i])
         if scheme not in _NORMALIZATION:
             raise CheckpointError(
                 f"{file_name}: channel {i} is normalised by {scheme!r}, which nnU-Net v2 lacks; it has "
                 f"{', '.join(_NORMALIZATION)}"
             )
-        name = str((plans.get("modalities") or {}).get(i, scheme))
+        name = str(names.get(i, scheme))
         values = _intensities(intensities[i]) if scheme == "CT" else dict(STAND_IN)
         channels.append(Channel(name, _NORMALIZATION[scheme], bool(plans["use_mask_for_norm"][i]), values))
     return tuple(channels)
@@ -146,12 +151,26 @@ def _intensities(properties: Mapping[str, Any]) -> dict[str, float]:
     return numbers
 
 
-def _median(values: Any, order: Sequence[int]) -> tuple[float, ...] | None:
+def _median(values: Any, order: Sequence[int], what: str) -> tuple[float, ...] | None:
     """The median over cases of (z, y, x) in another order of the axes; None where there are no cases."""
     if values is None or len(values) == 0:
         return None
-    median = np.median(np.asarray([_numbers(value) for value in values]), axis=0)
+    median = np.median(np.asarray([_axes(value, what) for value in values]), axis=0)
     return tuple(float(median[axis]) for axis in order)
+
+
+def _axes(values: Any, what: str) -> tuple[float, ...]:
+    numbers = _numbers(values)
+    if len(numbers) != 3 or min(numbers) <= 0:
+        raise CheckpointError(f"{what} must be three positive numbers (z, y, x); got {numbers}")
+    return numbers
+
+
+def _count(value: Any, what: str) -> int:
+    number = float(value)
+    if not number.is_integer() or number < 1:
+        raise CheckpointError(f"{what} must be a whole number of at least 1; got {number:g}")
+    return int(number)
 
 
 def _numbers(values: Any) -> tuple[float, ...]:
