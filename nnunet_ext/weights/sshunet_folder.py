@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnunet_ext.errors import UserError
+from nnunet_ext.weights.checks import check_spacing, check_window
 from nnunet_ext.weights.dataset_json import DatasetOptions, default_channel_names, make_dataset_json
 from nnunet_ext.weights.plans_json import CT, Z_SCORE, Channel, Preprocessing, Resampling, imported_plans
 from nnunet_ext.weights.sshunet_configuration import Configuration
@@ -43,10 +44,9 @@ class FolderOptions:
     def __post_init__(self) -> None:
         if self.modality not in ("ct", "mr"):
             raise UserError(f"modality {self.modality!r} unknown; choose ct or mr")
-        if self.window is not None and self.window[0] >= self.window[1]:
-            raise UserError(f"the intensity window must rise from A_MIN to A_MAX; got {self.window}")
-        if min(self.spacing) <= 0:
-            raise UserError(f"spacing must be positive millimetres (z, y, x); got {self.spacing}")
+        if self.window is not None:
+            check_window(self.window)
+        check_spacing(self.spacing)
 
     @property
     def ct_window(self) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from nnunet_ext.architectures.unetrpp_plans import PRESETS
 from nnunet_ext.errors import UserError
+from nnunet_ext.weights.checks import check_spacing
 from nnunet_ext.weights.dataset_json import default_channel_names
 from nnunet_ext.weights.nnunet_v1 import READER, RESAMPLING, STAND_IN, V1_INTENSITIES, V1Plans
 from nnunet_ext.weights.plans_json import CT, INTENSITIES, Z_SCORE, Channel, Preprocessing
@@ -36,8 +37,8 @@ class ImageOptions:
     non_zero_mask: bool = False
 
     def __post_init__(self) -> None:
-        if self.spacing is not None and min(self.spacing) <= 0:
-            raise UserError(f"spacing must be positive millimetres (z, y, x); got {self.spacing}")
+        if self.spacing is not None:
+            check_spacing(self.spacing)
         if self.modality == "mr" and self.intensities is not None:
             raise UserError("--intensities belongs to CT images; MR images are normalised by their own values")
         if self.modality == "ct" and self.non_zero_mask:
