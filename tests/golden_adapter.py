@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 try:
     import golden_kd
+    import golden_slices
     import golden_tools as golden
 except ModuleNotFoundError:  # loaded by its path, outside of pytest
     sys.path.append(str(Path(__file__).parent))
     import golden_kd
+    import golden_slices
     import golden_tools as golden
 
 from nnunet_ext.architectures.blocks.gates import make_gate
@@ -52,6 +54,8 @@ def run_fixture(method: str, spec: dict[str, Any], given: dict[str, np.ndarray])
         ("unetrpp", "network"): _unetrpp_network,
         ("unetrpp", "epa"): _unetrpp_epa,
         ("unetrpp", "block"): _unetrpp_block,
+        ("selfreg", "swinunet"): lambda spec, inputs: _slices(spec, inputs, golden_slices.import_swinunet),
+        ("selfreg", "unet"): lambda spec, inputs: _slices(spec, inputs, golden_slices.import_unet),
         **{("selfreg", kind): golden_kd.run for kind in ("kd_inter", "kd_intra", "kd_total", "kd_general")},
     }
     runner = runners.get((method, spec["kind"]))
@@ -142,6 +146,10 @@ def import_unetrpp(spec: dict[str, Any]) -> tuple[nn.Module, unetrpp_configurati
     network = unetrpp.build_network(configuration, spec["inputs"][0]["shape"][2:])
     unetrpp.load_weights(network, state, configuration)
     return network.eval(), configuration
+
+
+def _slices(spec: dict[str, Any], inputs: dict[str, Tensor], load: Callable[..., nn.Module]) -> dict[str, Tensor]:
+    return golden_slices.run(spec, load(spec, reference_weights(spec)), inputs["image"])
 
 
 def _only_eval(spec: dict[str, Any]) -> None:

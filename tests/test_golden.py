@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import golden_adapter
+import golden_slices
 import golden_tools as golden
 import pytest
 import torch
@@ -14,7 +15,7 @@ from golden_adapter import import_sshunet, import_unetrpp, reference_weights, ru
 from torch import nn
 
 from nnunet_ext.architectures.unetrpp_plans import PRESETS, token_grids
-from nnunet_ext.weights import unetrpp
+from nnunet_ext.weights import swinunet, unet2d, unetrpp
 from nnunet_ext.weights.sshunet import build_network, key_map
 from nnunet_ext.weights.sshunet_configuration import from_constructor, gate_flags, infer_configuration
 from nnunet_ext.weights.unetrpp_configuration import Configuration as UNETRPPConfiguration
@@ -22,7 +23,7 @@ from nnunet_ext.weights.unetrpp_configuration import infer_configuration as infe
 
 GOLDEN = Path(__file__).parent / "golden"
 FIXTURES = sorted(path.relative_to(GOLDEN).with_suffix("") for path in GOLDEN.glob("*/*.json"))
-NETWORKS = [f for f in FIXTURES if golden.load(GOLDEN / f)[0]["kind"] == "network"]
+NETWORKS = [f for f in FIXTURES if golden.load(GOLDEN / f)[0]["kind"] in ("network", "swinunet", "unet")]
 TOLERANCES = {"sshunet": 1e-4, "unetrpp": 2e-4, "selfreg": 2e-4}
 """Method -> largest difference, as a part of the output's standard deviation."""
 LOSS_TOLERANCE = 1e-5
@@ -36,7 +37,7 @@ def published(gate: str = "tsm", vfn: bool = False, classes: int = 14, **changes
 
 
 def test_fixtures_are_there() -> None:
-    for method, number in (("sshunet", 16), ("unetrpp", 11)):
+    for method, number in (("sshunet", 16), ("unetrpp", 11), ("selfreg", 15)):
         assert len([f for f in FIXTURES if f.parts[0] == method]) == number
 
 
@@ -59,6 +60,8 @@ def test_every_weight_matters(fixture: Path) -> None:
     ours = network.state_dict()
     for key, value in reference_weights(spec).items():
         expected = value.mT if key.endswith("epa_block.EF") else value
+        if key == swinunet.COLOURS:
+            expected = value.sum(1, keepdim=True)  # the one-channel image was repeated
         torch.testing.assert_close(ours[names[key]], expected, rtol=0, atol=0)
     assert len(set(names.values())) == len(names)
     assert {key for key in names if not key.endswith("num_batches_tracked")} == {key for key, *_ in spec["state"]}
@@ -69,6 +72,11 @@ def named_weights(method: str, spec: dict[str, Any]) -> tuple[dict[str, str], nn
     if method == "sshunet":
         sshunet, gates = import_sshunet(spec)
         return key_map(gates), sshunet
+    if method == "selfreg":
+        kind: Any = swinunet if spec["kind"] == "swinunet" else unet2d
+        load = golden_slices.import_swinunet if kind is swinunet else golden_slices.import_unet
+        loaded = load(spec, reference_weights(spec))
+        return kind.key_map(loaded), loaded
     network, configuration = import_unetrpp(spec)
     return unetrpp.key_map(configuration), network
 

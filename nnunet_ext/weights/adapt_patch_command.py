@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +28,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: the checkpoint, the plans or the patch size cannot be used.
     """
-    import torch
-
     from nnunet_ext.weights.loading import safe_load
     from nnunet_ext.weights.patch_size import adapt_patch_size
+    from nnunet_ext.weights.saving import save_atomically
 
     output: Path = args.output
     if output.exists() and not args.overwrite:
@@ -54,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     plans["configurations"][configuration]["patch_size"] = list(new)
     arguments["patch_size"] = list(new)
     kept = {key: content[key] for key in ("init_args", "trainer_name") if key in content}
-    _save({"network_weights": weights, **kept}, output, torch.save)
+    save_atomically({"network_weights": weights, **kept}, output)
     print(f"adapted  patches of {_times(old)} voxels to {_times(new)}")
     if arguments.get("sa_layout") == "legacy":
         print("note     the published spatial layout (legacy) depends on the patch: expect a longer fine-tuning")
@@ -111,19 +108,6 @@ def _wished(args: argparse.Namespace, arguments: dict[str, Any], configuration: 
             "(nnUNetv2_move_plans_between_datasets does) and change the patch_size there, in both places"
         )
     return tuple(wished["patch_size"])
-
-
-def _save(content: dict[str, Any], output: Path, save: Any) -> None:
-    """Write beside the target and rename."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        save(content, unfinished)
-        os.replace(unfinished, output)
-    except (OSError, RuntimeError) as error:  # torch says so when a disk is full
-        raise UserError(f"cannot write {output}: {str(error).splitlines()[0]}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _times(values: tuple[int, ...]) -> str:

@@ -7,7 +7,12 @@ import importlib
 import shlex
 from typing import Any
 
-METHODS = {"sshunet": "SSH-UNet, the authors' .pt files", "unetrpp": "UNETR++, the authors' .model files"}
+METHODS = {
+    "sshunet": "SSH-UNet, the authors' .pt files",
+    "unetrpp": "UNETR++, the authors' .model files",
+    "swinunet": "Swin-Unet, the authors' .pth files, or Swin-T's ImageNet weights",
+    "unet2d": "SelfReg-UNet's plain 2D U-Net, the authors' .pth files",
+}
 """Method -> help; its arguments and steps are in `nnunet_ext.weights.METHOD_command`."""
 
 
@@ -16,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     methods = parser.add_subparsers(dest="method", metavar="METHOD", help="the network that the checkpoint belongs to")
     methods.required = True
     for method, help_text in METHODS.items():
-        subparser = methods.add_parser(method, help=help_text, description=f"Import published weights of {help_text}.")
+        subparser = methods.add_parser(method, help=help_text, description=f"Import weights: {help_text}.")
         _command(method).add_arguments(subparser)
 
 
@@ -36,5 +41,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"assumed  {sentence}")
     folder = shlex.quote(str(outcome.folder))
     print(f"written  {outcome.folder}")
-    print(f"use      nnUNetv2_predict_from_modelfolder -i IMAGES -o PREDICTIONS -m {folder} -f 0")
+    predict = f"nnUNetv2_predict_from_modelfolder -i IMAGES -o PREDICTIONS -m {folder} -f 0"
+    print(f"use      {outcome.use or predict}")
     return 0

@@ -23,6 +23,7 @@ PUBLISHED_LABELS: dict[str, tuple[str, ...]] = {
         "prostate_or_uterus",
     ),
     "synapse": _ABDOMEN,
+    "synapse_8": (*("aorta", "gallbladder", "left_kidney", "right_kidney", "liver", "pancreas", "spleen", "stomach"),),
     "acdc": ("right_ventricle", "myocardium", "left_ventricle"),
     "lung": ("cancer",),
     "brats": ("edema", "non_enhancing_tumor", "enhancing_tumor"),

@@ -55,7 +55,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read the weights of a checkpoint file without executing anything that is in it.
 
     Accepted are a dict with the entry `state_dict` (what SSH-UNet's scripts write, specification sshunet 2.1, and
-    nnU-Net v1 and its forks, specification unetrpp 2.2) and a bare state dict. Only tensors, plain containers, numbers
+    nnU-Net v1 and its forks, specification unetrpp 2.2) or `model` (Swin's, specification selfreg 2.2), a bare state
+    dict, and a `.safetensors` file. Only tensors, plain containers, numbers
     and strings are constructed, and numpy numbers and numeric arrays, because published checkpoints hold their
     accuracies as such. The optimizer's state is left alone.
 
@@ -77,11 +78,13 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def safe_load(path: Path) -> Any:
-    """The content of a file that torch.save has written; only tensors, plain data and numpy numbers are constructed.
+    """The content of a file of torch.save or safetensors; only tensors, plain data and numpy numbers are constructed.
 
     Raises:
         CheckpointError: the file is damaged, or needs other objects.
     """
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
     try:
         with _numpy_allowed():
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -102,6 +105,17 @@ def safe_load(path: Path) -> Any:
         raise CheckpointError(
             f"{path.name}: not a readable PyTorch checkpoint, perhaps cut off or damaged ({reason})"
         ) from error
+
+
+def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError  # comes with timm
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path.name}: not a readable safetensors file, perhaps cut off ({error})") from error
+    return tensors
 
 
 def _numpy_allowed() -> contextlib.AbstractContextManager[Any]:
@@ -136,12 +150,13 @@ def _find_state_dict(content: Any, name: str) -> Mapping[str, Any]:
             raise CheckpointError(
                 f"{name}: this is an nnU-Net checkpoint already; use its model folder or give it to -pretrained_weights"
             )
-        weights = content.get("state_dict", content)
+        weights = content.get("state_dict", content.get("model", content))
         if isinstance(weights, Mapping) and weights:
             if all(isinstance(value, torch.Tensor) for value in weights.values()):
                 return weights
             if weights is not content:
-                raise CheckpointError(f"{name}: its state_dict holds entries that are not tensors")
+                entry = "state_dict" if "state_dict" in content else "model"
+                raise CheckpointError(f"{name}: its {entry} holds entries that are not tensors")
         found = f"a dict with the entries {shorten(map(str, content))}" if content else "an empty dict"
     else:
         found = f"an object of type {type(content).__name__}"

@@ -30,7 +30,7 @@ class ImportedModel:
     Attributes:
         network: with the imported weights.
         num_classes: its outputs, background included.
-        plans: with one configuration, `CONFIGURATION`.
+        plans: with one configuration.
         dataset: the content of dataset.json.
         trainer_name: the trainer class that predicts with it.
         mirroring_axes: spatial axes that prediction may mirror; None: no mirroring.
@@ -153,7 +153,7 @@ def _write_fold(folder: Path, model: ImportedModel) -> None:
         "current_epoch": 0,
         "init_args": {
             "plans": model.plans,
-            "configuration": CONFIGURATION,
+            "configuration": next(iter(model.plans["configurations"])),
             "fold": 0,
             "dataset_json": model.dataset,
             "device": torch.device("cpu"),

@@ -52,14 +52,14 @@ class Preprocessing:
     """What happens to images before the network sees them, and the sizes that come with it.
 
     Attributes:
-        patch_size: (z, y, x) in voxels, axes transposed.
-        spacing: (z, y, x) in mm, axes transposed.
+        patch_size: (z, y, x) in voxels, axes transposed; (y, x) for slices.
+        spacing: (z, y, x) in mm, axes transposed; (y, x) for slices.
         channels: of the images.
         resampling: how images come to `spacing`.
         reader: nnU-Net's image reader.
         batch_size: patches a training step.
         batch_dice: whether the training's Dice is that of the whole batch.
-        median_size: (z, y, x) in voxels of a usual image at `spacing`, axes transposed.
+        median_size: as many axes as the patch, in voxels, of a usual image at `spacing`, axes transposed.
         original_spacing: (z, y, x) in mm of a usual image, axes transposed.
         original_size: (z, y, x) in voxels of a usual image, axes transposed.
         transpose_forward: new order of the axes of an image as it is read.
@@ -80,8 +80,32 @@ class Preprocessing:
     transpose_backward: tuple[int, ...] = (0, 1, 2)
 
 
+def window_properties(low: float, high: float) -> dict[str, float]:
+    """One channel's intensities that make nnU-Net's CT normalisation the map of a window to [0, 1], clipped.
+
+    Args:
+        low: the window's lower end, in the units of the images.
+        high: its upper end.
+    """
+    return {
+        "max": high,
+        "mean": low,
+        "median": (low + high) / 2,
+        "min": low,
+        "percentile_00_5": low,
+        "percentile_99_5": high,
+        "std": high - low,
+    }
+
+
 def imported_plans(
-    preprocessing: Preprocessing, architecture: Mapping[str, Any], *, dataset_name: str, plans_name: str, method: str
+    preprocessing: Preprocessing,
+    architecture: Mapping[str, Any],
+    *,
+    dataset_name: str,
+    plans_name: str,
+    method: str,
+    configuration: str = CONFIGURATION,
 ) -> dict[str, Any]:
     """The content of plans.json.
 
@@ -91,6 +115,7 @@ def imported_plans(
         dataset_name: nnU-Net's name of the data set.
         plans_name: of the plans.
         method: what was imported ("sshunet").
+        configuration: its name; "2d" for a preprocessing with two axes.
     """
     return {
         "dataset_name": dataset_name,
@@ -100,7 +125,7 @@ def imported_plans(
         "image_reader_writer": preprocessing.reader,
         "transpose_forward": list(preprocessing.transpose_forward),
         "transpose_backward": list(preprocessing.transpose_backward),
-        "configurations": {CONFIGURATION: _configuration(preprocessing, architecture, plans_name)},
+        "configurations": {configuration: _configuration(preprocessing, architecture, plans_name, configuration)},
         "experiment_planner_used": "nnunet-ext import-weights",
         "label_manager": "LabelManager",
         "foreground_intensity_properties_per_channel": {
@@ -110,11 +135,13 @@ def imported_plans(
     }
 
 
-def _configuration(preprocessing: Preprocessing, architecture: Mapping[str, Any], plans_name: str) -> dict[str, Any]:
+def _configuration(
+    preprocessing: Preprocessing, architecture: Mapping[str, Any], plans_name: str, configuration: str
+) -> dict[str, Any]:
     resampling = preprocessing.resampling
     orders = {"data": resampling.data, "seg": resampling.seg, "probabilities": resampling.probabilities}
     block: dict[str, Any] = {
-        "data_identifier": f"{plans_name}_{CONFIGURATION}",
+        "data_identifier": f"{plans_name}_{configuration}",
         "preprocessor_name": "DefaultPreprocessor",
         "batch_size": preprocessing.batch_size,
         "patch_size": list(preprocessing.patch_size),

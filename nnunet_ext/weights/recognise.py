@@ -13,6 +13,9 @@ _NETWORKS = {
     "model_down.": "nnFormer",
     "swinViT.": "Swin UNETR",
     "vit.": "UNETR",
+    "inc.double_conv.": "the plain 2D U-Net of SelfReg-UNet (import-weights unet2d)",
+    "swin_unet.": "Swin-Unet (import-weights swinunet)",
+    "concat_back_dim.": "Swin-Unet (import-weights swinunet)",
 }
 """Start of a name -> the network that has such."""
 

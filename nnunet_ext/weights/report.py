@@ -18,12 +18,16 @@ class Report:
         filled: our names that the file has nothing for; they keep a fresh, seeded initialisation.
         dropped_aliases: second names in the file of weights that were loaded.
         zeroed: our names without a counterpart in the published network, set to zero.
+        copied: our names that received a copy of a weight that another of our names was loaded with.
+        left: names in the file that our network has no place for.
     """
 
     loaded: tuple[str, ...]
     filled: tuple[str, ...] = ()
     dropped_aliases: tuple[str, ...] = ()
     zeroed: tuple[str, ...] = ()
+    copied: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -32,6 +36,10 @@ class Report:
     def summary(self) -> str:
         """One line a group, for people."""
         lines = [f"loaded   {len(self.loaded)} weights"]
+        if self.copied:
+            lines.append(f"copied   {len(self.copied)} weights to a second place: {shorten(self.copied, 2)}")
+        if self.left:
+            lines.append(f"left     {len(self.left)} weights of the file without a place here: {shorten(self.left, 2)}")
         if self.filled:
             lines.append(f"filled   {len(self.filled)} weights afresh, absent from the file: {shorten(self.filled, 4)}")
         if self.zeroed:
@@ -49,11 +57,13 @@ class Outcome:
     """A finished import.
 
     Attributes:
-        folder: the model folder that was written.
+        folder: the model folder, or the file, that was written.
         report: what happened to the weights.
         assumptions: what the file does not say or nnU-Net does differently, one sentence each.
+        use: the command to go on with; empty: predict from the model folder.
     """
 
     folder: Path
     report: Report
     assumptions: tuple[str, ...]
+    use: str = ""

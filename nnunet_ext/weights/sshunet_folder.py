@@ -14,7 +14,15 @@ from typing import Any
 from nnunet_ext.errors import UserError
 from nnunet_ext.weights.checks import check_spacing, check_window
 from nnunet_ext.weights.dataset_json import DatasetOptions, default_channel_names, make_dataset_json
-from nnunet_ext.weights.plans_json import CT, Z_SCORE, Channel, Preprocessing, Resampling, imported_plans
+from nnunet_ext.weights.plans_json import (
+    CT,
+    Z_SCORE,
+    Channel,
+    Preprocessing,
+    Resampling,
+    imported_plans,
+    window_properties,
+)
 from nnunet_ext.weights.sshunet_configuration import Configuration
 
 PLANS_NAME = "SSHUNetPlans_Imported"
@@ -64,15 +72,7 @@ def intensity_properties(options: FolderOptions) -> dict[str, float]:
     MR images are normalised by their own values; nnU-Net wants an entry all the same and gets the window (0, 1).
     """
     a_min, a_max = options.ct_window if options.modality == "ct" else (0.0, 1.0)
-    return {
-        "max": a_max,
-        "mean": a_min,
-        "median": (a_min + a_max) / 2,
-        "min": a_min,
-        "percentile_00_5": a_min,
-        "percentile_99_5": a_max,
-        "std": a_max - a_min,
-    }
+    return window_properties(a_min, a_max)
 
 
 def dataset_json(configuration: Configuration, options: FolderOptions) -> dict[str, Any]:
