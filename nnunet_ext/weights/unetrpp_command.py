@@ -34,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     images = parser.add_argument_group("images", "what the weights do not say, where there are no plans")
     add_size_arguments(images, "with plans, too, where theirs does not fit", "of the resampled images")
+    images.add_argument(
+        "--unpublished-patch", action="store_true",
+        help="take another patch size than that of the published network with as many tokens: for weights of your own",
+    )  # fmt: skip
     images.add_argument("--modality", choices=("ct", "mr"), help="how images are normalised")
     images.add_argument(
         "--intensities", nargs="+", action="append", metavar="KEY=VALUE",
@@ -69,7 +73,7 @@ def import_weights(args: argparse.Namespace) -> Outcome:
     if v1_plans is None:
         preprocessing = told_preprocessing(configuration, options)
     else:
-        preprocessing, assumed = planned_preprocessing(configuration, v1_plans, options.patch_size)
+        preprocessing, assumed = planned_preprocessing(configuration, v1_plans, options)
     network = build_network(configuration, preprocessing.patch_size)
     report = replace(load_weights(network, state, configuration), dropped_aliases=aliases)
     assumed += assumptions(configuration, preprocessing, dataset, v1_plans, beside=args.plans is None)
@@ -95,6 +99,7 @@ def _image_options(args: argparse.Namespace) -> ImageOptions:
         args.modality,
         None if args.intensities is None else parse_intensities(args.intensities),
         args.non_zero_mask,
+        args.unpublished_patch,
     )
 
 

@@ -66,15 +66,39 @@ class Configuration:
     @property
     def variant(self) -> str | None:
         """The published network that this one has the tokens and the blocks of, whatever its widths; None: none."""
-        return next((name for name, preset in PRESETS.items() if self._is(preset)), None)
-
-    def _is(self, preset: Preset) -> bool:
+        name = self.same_tokens
         options = {"projections": self.projections, "fusion": self.fusion, "n_res_blocks": self.residual_blocks}
-        return (
-            self.strides == tuple(tuple(stride) for stride in preset.strides)
-            and self.tokens == _tokens(preset.patch_size, preset.strides)
-            and all(preset.options[key] == value for key, value in options.items())
-        )
+        is_it = name is not None and all(PRESETS[name].options[key] == value for key, value in options.items())
+        return name if is_it else None
+
+    @property
+    def same_tokens(self) -> str | None:
+        """The published network with the strides and the numbers of tokens of this one, whatever its blocks."""
+        return next((name for name, preset in PRESETS.items() if self._has_tokens_of(preset)), None)
+
+    @property
+    def published_patch(self) -> tuple[int, ...] | None:
+        """The patch (z, y, x) of the published network with the same tokens; None: there is none."""
+        return None if self.same_tokens is None else PRESETS[self.same_tokens].patch_size
+
+    def _has_tokens_of(self, preset: Preset) -> bool:
+        strides = tuple(tuple(stride) for stride in preset.strides)
+        return self.strides == strides and self.tokens == _tokens(preset.patch_size, preset.strides)
+
+    def check_published_patch(self, patch_size: Sequence[int]) -> None:
+        """Check that weights with a published network's tokens are used on its patch: others have as many tokens.
+
+        Raises:
+            UserError: they are not; the text names both. Nothing is raised for weights with tokens of their own.
+        """
+        published = self.published_patch
+        if published is not None and tuple(patch_size) != published:
+            sizes = [" x ".join(map(str, size)) for size in (patch_size, published)]
+            raise UserError(
+                f"patch size {sizes[0]} (z, y, x) is not that of the published {self.same_tokens} network, {sizes[1]}, "
+                f"whose numbers of tokens the weights have; give --patch-size {' '.join(map(str, published))}, or for "
+                "weights of your own that were trained on the other patch add --unpublished-patch"
+            )
 
     def check_patch_size(self, patch_size: Sequence[int]) -> None:
         """Check that the tokens of such patches, (z, y, x) in voxels, are those that the weights are for.
@@ -100,10 +124,10 @@ class Configuration:
     @property
     def _hint(self) -> str:
         """End of a sentence that tells the published patch size, where there is one."""
-        if self.variant is None:
+        if self.published_patch is None:
             return ""
-        size = " ".join(map(str, PRESETS[self.variant].patch_size))
-        return f"; the published {self.variant} network has patches of {size} (z y x)"
+        size = " ".join(map(str, self.published_patch))
+        return f"; the published {self.same_tokens} network has patches of {size} (z y x)"
 
     def architecture(self, patch_size: Sequence[int]) -> dict[str, Any]:
         """The `architecture` block of plans that builds this network as it was published, for such patches (voxels)."""

@@ -51,6 +51,11 @@ def assumptions(
     """
     spacing, patch_size = _times(preprocessing.spacing), _times(preprocessing.patch_size)
     listed = [f"Images are resampled to {spacing} mm and predicted in patches of {patch_size} voxels (z, y, x)."]
+    if preprocessing.patch_size != configuration.published_patch:
+        listed.append(
+            f"The weights show the numbers of tokens only: that a patch is {patch_size} voxels in this order (z, y, x) "
+            "is not checked."
+        )
     if plans is None:
         listed.append("The training images are unknown: median sizes in the plans and the fingerprint are stand-ins.")
     else:

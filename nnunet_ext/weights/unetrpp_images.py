@@ -28,6 +28,7 @@ class ImageOptions:
         modality: "ct" (clipped and scaled by `intensities`) or "mr" (z-score of each image).
         intensities: of each channel of CT images, every one of `plans_json.INTENSITIES`.
         non_zero_mask: z-scores are those of the non-zero region.
+        unpublished_patch: weights with the tokens of a published network may be for another patch than it.
     """
 
     patch_size: tuple[int, ...] | None = None
@@ -35,6 +36,7 @@ class ImageOptions:
     modality: str | None = None
     intensities: tuple[Mapping[str, float], ...] | None = None
     non_zero_mask: bool = False
+    unpublished_patch: bool = False
 
     def __post_init__(self) -> None:
         if self.spacing is not None:
@@ -93,7 +95,7 @@ def told_preprocessing(configuration: Configuration, options: ImageOptions) -> P
     """
     _check_complete(configuration, options)
     patch_size, spacing = options.patch_size or (), options.spacing or ()
-    configuration.check_patch_size(patch_size)
+    _check_patch(configuration, options, patch_size)
     size = tuple(float(edge) for edge in patch_size)
     return Preprocessing(
         patch_size=patch_size,
@@ -109,11 +111,17 @@ def told_preprocessing(configuration: Configuration, options: ImageOptions) -> P
     )
 
 
+def _check_patch(configuration: Configuration, options: ImageOptions, patch_size: Sequence[int]) -> None:
+    configuration.check_patch_size(patch_size)
+    if not options.unpublished_patch:
+        configuration.check_published_patch(patch_size)
+
+
 def _check_complete(configuration: Configuration, options: ImageOptions) -> None:
     published = ""
-    if configuration.variant is not None:
-        size = " ".join(map(str, PRESETS[configuration.variant].patch_size))
-        published = f"; the published {configuration.variant} network has {size}"
+    if configuration.published_patch is not None:
+        size = " ".join(map(str, configuration.published_patch))
+        published = f"; the published {configuration.same_tokens} network has {size}"
     intensities = f"--intensities {INTENSITIES_FORMAT} (once a channel)"
     wanted = {
         f"--patch-size Z Y X (voxels{published})": options.patch_size is None,
@@ -144,7 +152,7 @@ def _told_channels(configuration: Configuration, options: ImageOptions) -> tuple
 
 
 def planned_preprocessing(
-    configuration: Configuration, plans: V1Plans, patch_size: Sequence[int] | None
+    configuration: Configuration, plans: V1Plans, options: ImageOptions
 ) -> tuple[Preprocessing, list[str]]:
     """The preprocessing of nnU-Net v1's plans, and what had to be assumed, one sentence each.
 
@@ -154,7 +162,7 @@ def planned_preprocessing(
     Args:
         configuration: of the weights.
         plans: that came with them.
-        patch_size: (z, y, x) in voxels, of the user; None: that of the plans, or of the published network.
+        options: whose patch size is taken; None: that of the plans, or of the published network.
 
     Raises:
         UserError: plans of another network, or no patch size that fits.
@@ -168,19 +176,23 @@ def planned_preprocessing(
             raise UserError(
                 f"{plans.file_name} has {there} {what}, the weights have {here}: they do not belong together"
             )
-    if patch_size is not None:
-        configuration.check_patch_size(patch_size)
-        return replace(planned, patch_size=tuple(patch_size)), []
+    if options.patch_size is not None:
+        _check_patch(configuration, options, options.patch_size)
+        return replace(planned, patch_size=options.patch_size), []
+    published = configuration.published_patch
     try:
         configuration.check_patch_size(planned.patch_size)
     except UserError as error:
-        if configuration.variant is None:
+        if published is None or options.unpublished_patch:
             raise UserError(f"{plans.file_name}: {error}; give --patch-size Z Y X") from error
-        published = PRESETS[configuration.variant].patch_size
-        sizes = [" x ".join(map(str, size)) for size in (planned.patch_size, published)]
-        sentence = (
-            f"The patch size in {plans.file_name}, {sizes[0]}, does not fit the weights; that of the published "
-            f"{configuration.variant} network does and is used: {sizes[1]} (z, y, x)."
-        )
-        return replace(planned, patch_size=published), [sentence]
-    return planned, []
+        mistake = "does not fit the weights"
+    else:
+        if published is None or options.unpublished_patch or planned.patch_size == published:
+            return planned, []
+        mistake = "fits only the numbers of the weights' tokens (--unpublished-patch takes it all the same)"
+    sizes = [" x ".join(map(str, size)) for size in (planned.patch_size, published)]
+    sentence = (
+        f"The patch size in {plans.file_name}, {sizes[0]}, {mistake}; that of the published "
+        f"{configuration.same_tokens} network is used: {sizes[1]} (z, y, x)."
+    )
+    return replace(planned, patch_size=published), [sentence]

@@ -23,6 +23,7 @@ from published_unetrpp import (
     v1_plans,
 )
 
+from nnunet_ext.architectures.unetrpp_plans import PRESETS, Preset
 from nnunet_ext.cli import main
 from nnunet_ext.lookup import install
 
@@ -220,7 +221,50 @@ def test_patch_size_beside_plans(import_weights: Importer, tmp_path: Path, capsy
     assert "patch size 20 x 256 x 224 is not divisible" in said
     assert "give --patch-size Z Y X" in said
     folder = import_weights("--patch-size", "16", "64", "64")
+    assert "a patch is 16 x 64 x 64 voxels in this order (z, y, x) is not checked." in capsys.readouterr().out
     assert contents(folder / "plans.json")["configurations"]["3d_fullres"]["patch_size"] == [16, 64, 64]
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the small network had been published."""
+    options = {"projections": "tied", "fusion": "concat", "n_res_blocks": 1}
+    monkeypatch.setitem(PRESETS, "small", Preset(SMALL["tied"].patch, (2, 4, 4), 2, 1, 4, options))
+
+
+@pytest.mark.usefixtures("published")
+def test_as_many_tokens_as_published(
+    import_weights: Importer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mistaken = ("--patch-size", "16", "32", "128", *CT[4:])
+    said = refusal(capsys, tmp_path, *mistaken)
+    assert "patch size 16 x 32 x 128 (z, y, x) is not that of the published small network, 16 x 64 x 64," in said
+    assert "give --patch-size 16 64 64, or" in said
+    import_weights(*CT)
+    assert "is not checked" not in capsys.readouterr().out
+    folder = import_weights(*mistaken, "--unpublished-patch", "--overwrite")
+    assert "a patch is 16 x 32 x 128 voxels in this order (z, y, x) is not checked." in capsys.readouterr().out
+    assert contents(folder / "plans.json")["configurations"]["3d_fullres"]["patch_size"] == [16, 32, 128]
+
+
+@pytest.mark.usefixtures("published")
+def test_plans_with_as_many_tokens_as_published(
+    import_weights: Importer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plans = v1_plans()
+    plans["plans_per_stage"][1]["patch_size"] = np.array([16, 32, 128])
+    save_pickle(tmp_path / f"{NAME}.pkl", side_file(plans))
+    folder = import_weights()
+    printed = capsys.readouterr().out
+    assert "16 x 32 x 128, fits only the numbers of the weights' tokens (--unpublished-patch takes it" in printed
+    assert "that of the published small network is used: 16 x 64 x 64 (z, y, x)." in printed
+    assert contents(folder / "plans.json")["configurations"]["3d_fullres"]["patch_size"] == [16, 64, 64]
+    import_weights("--unpublished-patch", "--overwrite")
+    assert contents(folder / "plans.json")["configurations"]["3d_fullres"]["patch_size"] == [16, 32, 128]
+    plans["plans_per_stage"][1]["patch_size"] = np.array([20, 256, 224])
+    save_pickle(tmp_path / f"{NAME}.pkl", side_file(plans))
+    assert main(command(tmp_path, "--unpublished-patch", "--overwrite")) == 1
+    assert "give --patch-size Z Y X" in capsys.readouterr().err
 
 
 def test_everything_that_is_missing_is_asked_for_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

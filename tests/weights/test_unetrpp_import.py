@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import golden_tools as golden
@@ -10,6 +12,7 @@ import torch
 from golden_adapter import import_unetrpp, reference_weights
 from published_unetrpp import CHANNELS, CLASSES, SMALL, State, published_network, small_state
 
+from nnunet_ext.architectures.unetrpp_plans import PRESETS, token_grids
 from nnunet_ext.errors import UserError
 from nnunet_ext.weights.loading import CheckpointError
 from nnunet_ext.weights.unetrpp import build_network, canonical_state, key_map, load_weights
@@ -116,6 +119,29 @@ def test_published_patch_is_named(pytestconfig: pytest.Config) -> None:
     configuration = infer_configuration(canonical_state(reference_weights(spec))[0])
     with pytest.raises(UserError, match=r"; the published acdc network has patches of 16 160 160 \(z y x\)"):
         configuration.check_patch_size((16, 192, 192))
+
+
+@pytest.mark.parametrize(
+    ("name", "mistaken"),
+    [("synapse", (128, 128, 64)), ("synapse", (64, 64, 256)), ("lung", (192, 192, 32)), ("brats", (64, 128, 256))],
+)
+def test_as_many_tokens_as_published(name: str, mistaken: tuple[int, ...]) -> None:
+    """A patch typed in the order x, y, z, say; how the blocks are built does not matter."""
+    preset = PRESETS[name]
+    strides = tuple(tuple(stride) for stride in preset.strides)
+    tokens = tuple(math.prod(grid) for grid in token_grids(preset.patch_size, strides))
+    configuration = replace(configured("no_bias")[1], strides=strides, tokens=tokens, residual_blocks=2)
+    assert (configuration.variant, configuration.same_tokens) == (None, name)
+    configuration.check_published_patch(preset.patch_size)
+    configuration.check_patch_size(mistaken)
+    sizes = [" x ".join(map(str, size)) for size in (mistaken, preset.patch_size)]
+    message = rf"{sizes[0]} \(z, y, x\) is not that of the published {name} network, {sizes[1]}, .*--unpublished-patch$"
+    with pytest.raises(UserError, match=message):
+        configuration.check_published_patch(mistaken)
+
+
+def test_tokens_that_nobody_published() -> None:
+    configured()[1].check_published_patch((16, 32, 128))
 
 
 @pytest.mark.parametrize(
