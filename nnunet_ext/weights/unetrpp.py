@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from nnunet_ext.architectures.unetrpp import UNETRPP
 from nnunet_ext.weights import transfer
 from nnunet_ext.weights.loading import CheckpointError, shorten
 from nnunet_ext.weights.report import Report
@@ -165,5 +166,5 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], configuration:
         names,
         optional=[key for key in names if key.endswith(_COUNTER)],
         zeroed=[f"decoder.seg_layers.{head}.{p}" for head in heads for p in _LINEAR],
-        own=("patch_size", *(name for name in names.values() if name.endswith(_COUNTER))),
+        own=(UNETRPP.patch_size_key, *(name for name in names.values() if name.endswith(_COUNTER))),
     )
