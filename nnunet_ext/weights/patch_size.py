@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -42,13 +42,27 @@ def adapt_patch_size(
         A new state dict; everything else is the same tensor.
 
     Raises:
-        ValueError: a patch size that the strides do not divide.
+        ValueError: a patch size that the strides do not divide, or weights that are not for the old one.
     """
+    check_patch_size(old, strides)
     check_patch_size(new, strides)
+    _check_old(state, old)
     before, after = token_grids(old, strides), token_grids(new, strides)
     adapted = {key: _adapted(key, value, before, after) for key, value in state.items()}
-    adapted[UNETRPP.patch_size_key] = torch.empty(0, 1, *new)
+    marker = state[UNETRPP.patch_size_key]
+    adapted[UNETRPP.patch_size_key] = marker.new_empty(0, marker.shape[1], *new)
     return adapted
+
+
+def _check_old(state: Mapping[str, Tensor], old: Sequence[int]) -> None:
+    if UNETRPP.patch_size_key not in state:
+        raise ValueError(f"the weights have no entry {UNETRPP.patch_size_key}, which every UNETR++ of this package has")
+    own = tuple(state[UNETRPP.patch_size_key].shape[2:])
+    if own != tuple(old):
+        raise ValueError(
+            f"the weights are for patches of {own} voxels, and the checkpoint's own plans name {tuple(old)}: they were "
+            "edited; give the checkpoint as it was trained"
+        )
 
 
 def _adapted(key: str, value: Tensor, before: Sequence[Grid], after: Sequence[Grid]) -> Tensor:
@@ -59,7 +73,9 @@ def _adapted(key: str, value: Tensor, before: Sequence[Grid], after: Sequence[Gr
     level = stage if part == "encoder" else len(before) - 2 - stage
     if level < 0:  # the decoder's full resolution has no tokens
         return value
-    old, new = before[level], after[level]
+    old, new = before[level] if level < len(before) else (), after[level] if level < len(after) else ()
+    if name in ("pos_embed", *_PROJECTIONS):
+        _check_tokens(key, value, old)
     fewer = math.prod(old) / math.prod(new)
     if name == "pos_embed":
         return _interpolated(value[0].T, old, new).T[None].contiguous()
@@ -70,6 +86,16 @@ def _adapted(key: str, value: Tensor, before: Sequence[Grid], after: Sequence[Gr
     return value
 
 
+def _check_tokens(key: str, value: Tensor, grid: Grid) -> None:
+    axes = 3 if key.endswith("pos_embed") else 2
+    if not grid or value.dim() != axes or value.shape[1] != math.prod(grid):
+        tokens = f"{' x '.join(map(str, grid))} = {math.prod(grid)} tokens" if grid else "no tokens"
+        raise ValueError(
+            f"{key} has the shape {tuple(value.shape)}, and by the patch size and the strides in the checkpoint's own "
+            f"plans this stage has {tokens}: weights or plans were edited; give the checkpoint as it was trained"
+        )
+
+
 def _interpolated(rows: Tensor, old: Grid, new: Grid) -> Tensor:
     """(rows, tokens of the old grid) to (rows, tokens of the new one)."""
     volume = rows.float().reshape(1, rows.shape[0], *old)
@@ -78,9 +104,11 @@ def _interpolated(rows: Tensor, old: Grid, new: Grid) -> Tensor:
 
 
 def changed_arguments(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Names of the `arch_kwargs` that decide about other weights' shapes and differ between two networks."""
-    free = ("patch_size", "sa_layout", "attention_dropout", "block_dropout", "float32", "nonlin", "nonlin_kwargs")
-    return sorted(name for name in {*old, *new} - {*free} if _plain(old.get(name)) != _plain(new.get(name)))
+    """Names of the `arch_kwargs` that decide what other weights are or mean, and differ between two networks."""
+    free = ("patch_size", "attention_dropout", "block_dropout", "float32", "nonlin", "nonlin_kwargs")
+    defaults = {name: parameter.default for name, parameter in inspect.signature(UNETRPP).parameters.items()}
+    first, second = ({**defaults, **arguments} for arguments in (old, new))
+    return sorted(name for name in {*old, *new} - {*free} if _plain(first.get(name)) != _plain(second.get(name)))
 
 
 def _plain(value: Any) -> Any:
