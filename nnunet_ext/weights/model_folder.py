@@ -57,7 +57,7 @@ def import_record(
     """
     return {
         "source": {"file": checkpoint.file_name, "sha256": checkpoint.sha256, **checkpoint.numbers},
-        "versions": {"nnunet_ext": __version__, "nnunetv2": version("nnunetv2"), "torch": torch.__version__},
+        "versions": {"nnunet_ext": __version__, "nnunetv2": version("nnunetv2"), "torch": str(torch.__version__)},
         "configuration": {k: list(v) if isinstance(v, tuple) else v for k, v in configuration.items()},
         "assumptions": list(assumptions),
         **report.as_dict(),

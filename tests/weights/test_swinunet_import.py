@@ -1,0 +1,289 @@
+"""`nnunet-ext import-weights swinunet` and `unet2d`: layouts, starts of trainings, model folders, and refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+from small_swinunet import WIDTH, backbone, block, encoded, network, published
+from torch import Tensor, nn
+
+from nnunet_ext.architectures.unet2d import PublishedUNet2d, unet2d_architecture
+from nnunet_ext.cli import main
+from nnunet_ext.lookup import install
+from nnunet_ext.weights.loading import CheckpointError
+from nnunet_ext.weights.swinunet import adapt_channels, canonical_state, initialise, layout, resize_table
+
+SOURCES = ("official", "timm", "torchvision")
+SPACING = ("--spacing", "1", "1")
+
+
+def plans_file(folder: Path, channels: int = 1, **options: Any) -> Path:
+    """Plans as far as the command reads them."""
+    settings = {
+        "patch_size": [32, 32],
+        "normalization_schemes": ["ZScoreNormalization"] * channels,
+        "architecture": block(**options),
+    }
+    volume = {**settings, "patch_size": [32, 32, 32]}
+    path = folder / "SwinUNetPlans.json"
+    path.write_text(json.dumps({"plans_name": path.stem, "configurations": {"2d": settings, "3d_fullres": volume}}))
+    return path
+
+
+def command(folder: Path, file: str, *arguments: str, method: str = "swinunet") -> list[str]:
+    return ["import-weights", method, str(folder / file), "-o", str(folder / "out"), *arguments]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The sentence with which an import ends; nothing may be written."""
+
+    def run(content: Any, *arguments: str, method: str = "swinunet") -> str:
+        torch.save(content, tmp_path / "weights.pth")
+        assert main(command(tmp_path, "weights.pth", *arguments, method=method)) == 1
+        assert not (tmp_path / "out").exists()
+        said = capsys.readouterr().err
+        assert said.startswith("nnunet-ext: ")
+        assert said.count("\n") == 1
+        assert len(said) < 700
+        return said
+
+    return run
+
+
+# ------------------------------------------------------------------------------------------------------------ backbones
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_layouts_give_the_same_features(source: str) -> None:
+    """On a full forward pass, as the backbone computes it, for three colours."""
+    theirs, state = backbone(source)
+    assert layout(state) == source
+    canonical, left = canonical_state(state)
+    assert sorted(key.rsplit(".", 1)[-1] for key in left) == ["bias", "weight"]
+    ours = network((224, 224), channels=3)
+    report = initialise(ours, canonical)
+    assert report.left == ()
+    seen: list[Tensor] = []
+    ours.norm.register_forward_hook(lambda _m, _i, y: seen.append(y))
+    image = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        ours(image)
+    torch.testing.assert_close(seen[0], encoded(source, theirs, image), rtol=1e-4, atol=1e-5)
+
+
+def test_encoder_blocks_are_copied_to_the_decoder() -> None:
+    """Six blocks in the third stage, as Swin-T has: the two that our stage has are used (specification selfreg 2.2)."""
+    _, state = backbone("official", (2, 2, 6, 2))
+    canonical, _ = canonical_state(state)
+    made = network(channels=3)
+    fresh = {name: value.clone() for name, value in made.state_dict().items()}
+    report = initialise(made, canonical)
+    now = made.state_dict()
+    for k, stage in ((1, 2), (2, 1), (3, 0)):
+        for name in (n for n in now if n.startswith(f"layers_up.{k}.blocks.")):
+            assert torch.equal(now[name], canonical[name.replace(f"layers_up.{k}", f"layers.{stage}")])
+            assert name in report.copied
+    assert {name.split(".blocks.")[1][0] for name in report.left} == {"2", "3", "4", "5"}
+    assert all(name.startswith("layers.2.blocks.") for name in report.left)
+    groups = ("concat_back_dim", "layers_up.0", "layers_up.1.upsample", "layers_up.2.upsample", "norm_up", "up")
+    assert all(name.startswith(groups) for name in report.filled)
+    for name in (*report.filled, "decoder.seg_layers.0.weight"):
+        assert torch.equal(now[name], fresh[name])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_first_convolution_is_adapted(channels: int) -> None:
+    """n equal channels give what three equal colours give."""
+    weight, image = torch.randn(5, 3, 4, 4), torch.randn(1, 1, 8, 8)
+    adapted = adapt_channels(weight, channels)
+    assert adapted.shape == (5, channels, 4, 4)
+    expected = nn.functional.conv2d(image.expand(-1, 3, -1, -1), weight, stride=4)
+    result = nn.functional.conv2d(image.expand(-1, channels, -1, -1), adapted, stride=4)
+    torch.testing.assert_close(result, expected)
+
+
+def test_position_bias_tables_of_other_windows() -> None:
+    table = torch.arange(25.0)[:, None] * torch.tensor([1.0, 2.0])  # window 3: 5 x 5
+    assert torch.equal(resize_table(table, 3), table)
+    centre = resize_table(table, 2)
+    assert centre[:, 0].tolist() == [6, 7, 8, 11, 12, 13, 16, 17, 18]
+    larger = resize_table(table, 5)
+    assert larger.shape == (81, 2)
+    torch.testing.assert_close(larger[40], table[12])
+    with pytest.raises(CheckpointError, match="26 rows"):
+        resize_table(torch.zeros(26, 2), 2)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_start_for_a_training(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file goes through nnU-Net's own loading, for images of two channels; heads stay."""
+    _, state = backbone(source)
+    if source == "timm":
+        from safetensors.torch import save_file
+
+        save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "weights.safetensors")
+    else:
+        torch.save({"model": state} if source == "official" else state, tmp_path / "weights.pth")
+    file = "weights.safetensors" if source == "timm" else "weights.pth"
+    plans = plans_file(tmp_path, channels=2)
+    assert main(command(tmp_path, file, "--plans", str(plans))) == 0
+    said = capsys.readouterr().out
+    for word in ("loaded", "copied", "left", "filled", "3 channels were adapted to 2", "-pretrained_weights"):
+        assert word in said
+    made = network(channels=2)
+    head = made.decoder.seg_layers[0].weight.clone()
+    load_pretrained_weights(made, str(tmp_path / "out"))
+    assert torch.equal(made.decoder.seg_layers[0].weight, head)
+    canonical, _ = canonical_state(state)
+    assert torch.equal(made.layers[3].blocks[1].mlp.fc2.weight, canonical["layers.3.blocks.1.mlp.fc2.weight"])
+    first = torch.load(tmp_path / "out", weights_only=True)
+    assert main(command(tmp_path, file, "--plans", str(plans), "--overwrite")) == 0
+    again = torch.load(tmp_path / "out", weights_only=True)
+    assert all(torch.equal(again["network_weights"][key], value) for key, value in first["network_weights"].items())
+    assert again["import_report"]["configuration"] == {"layout": source}
+
+
+# ------------------------------------------------------------------------------------------------------- model folders
+
+
+def wrapped(state: dict[str, Tensor], wrapping: str) -> Any:
+    prefix = "".join(part for part in ("module.", "swin_unet.") if part in wrapping)
+    content: Any = {f"{prefix}{key}": value for key, value in state.items()}
+    if "swin_unet." in prefix:
+        content[f"{prefix}layers.0.blocks.1.attn_mask"] = torch.zeros(4, 49, 49)
+        content[f"{prefix}layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49, dtype=torch.int64)
+    entry = next((name for name in ("state_dict", "model") if f"[{name}]" in wrapping), None)
+    return content if entry is None else {entry: content, "epoch": 3}
+
+
+@pytest.mark.parametrize(
+    "wrapping", ["", "swin_unet.", "module.swin_unet.", "[model]module.swin_unet.", "[state_dict]swin_unet."]
+)
+def test_published_weights_in_all_wrappings(wrapping: str, tmp_path: Path) -> None:
+    original = network(channels=3, classes=4)
+    torch.save(wrapped(published(original.state_dict()), wrapping), tmp_path / "weights.pth")
+    assert main(command(tmp_path, "weights.pth", *SPACING, "--patch-size", "64", "64", "--labels", "acdc")) == 0
+    content = torch.load(tmp_path / "out" / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    made = network((64, 64), classes=4)
+    made.load_state_dict(content["network_weights"], strict=True)
+    image = torch.randn(1, 1, 50, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(made(image), original(image.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
+    plans = json.loads((tmp_path / "out" / "plans.json").read_text())
+    assert list(plans["configurations"]) == ["2d"]
+
+
+def write_image(path: Path) -> np.ndarray:
+    """3 slices of 40 x 48 pixels of 1 mm, in HU."""
+    values = np.random.default_rng(0).normal(50, 100, (3, 40, 48)).astype(np.float32)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(values), str(path))
+    return values
+
+
+def predict(folder: Path, image: Path, output: Path) -> tuple[np.ndarray, Any]:
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    install()
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, use_gaussian=False)
+    predictor.initialize_from_trained_model_folder(str(folder), (0,))
+    predictor.predict_from_files_sequential([[str(image)]], [str(output)])
+    segmentation: np.ndarray = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(f"{output}.nii.gz"))
+    return segmentation, predictor
+
+
+@pytest.mark.parametrize("method", ["swinunet", "unet2d"])
+def test_stock_prediction(method: str, tmp_path: Path) -> None:
+    """A slice is mapped to [0, 1], padded, and gets the class of the largest logit of the original network."""
+    torch.manual_seed(0)
+    original: Any
+    if method == "swinunet":
+        original = network((64, 64), channels=3)
+        state = published(original.state_dict())
+    else:
+        original = PublishedUNet2d(1, 3, **{**unet2d_architecture(4)["arch_kwargs"], "conv_op": nn.Conv2d}).eval()
+        state = {key.replace("decoder.seg_layers.0", "outc.conv"): v for key, v in original.state_dict().items()}
+    torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "weights.pth")
+    assert main(command(tmp_path, "weights.pth", *SPACING, "--patch-size", "40", "48", method=method)) == 0
+    values = write_image(tmp_path / "case_0000.nii.gz")
+    segmentation, predictor = predict(tmp_path / "out", tmp_path / "case_0000.nii.gz", tmp_path / "predicted")
+    assert predictor.allowed_mirroring_axes is None
+    scaled = torch.from_numpy((np.clip(values, -125, 275) + 125) / 400)[:, None]
+    with torch.no_grad():
+        logits = original(scaled.expand(-1, original.input_channels, -1, -1))
+    agreement = (logits.argmax(1).numpy() == segmentation).mean()
+    assert agreement > 0.99
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def test_a_published_network_starts_a_training_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    original = network(channels=3, classes=9)
+    torch.save(published(original.state_dict()), tmp_path / "weights.pth")
+    assert main(command(tmp_path, "weights.pth", "--plans", str(plans_file(tmp_path)))) == 0
+    assert "filled" not in capsys.readouterr().out
+    made = network()
+    load_pretrained_weights(made, str(tmp_path / "out"))
+    assert torch.equal(made.concat_back_dim[1].weight, original.concat_back_dim[1].weight)
+    assert torch.equal(made.layers_up[1].blocks[0].norm1.weight, original.layers_up[1].blocks[0].norm1.weight)
+
+
+def test_imagenet_weights_need_plans(refused: Callable[..., str]) -> None:
+    assert "holds ImageNet weights (timm layout)" in refused(backbone("timm")[1])
+
+
+def test_a_folder_needs_a_spacing(refused: Callable[..., str]) -> None:
+    assert "--spacing Y X" in refused(published(network(channels=3).state_dict()))
+
+
+def test_plans_that_do_not_fit(refused: Callable[..., str], tmp_path: Path) -> None:
+    state = backbone("official")[1]
+    assert "2D network" in refused(state, "--plans", str(plans_file(tmp_path)), "-c", "3d_fullres")
+    assert "'4d'" in refused(state, "--plans", str(plans_file(tmp_path)), "-c", "4d")
+    wider = plans_file(tmp_path, base_width=2 * WIDTH)
+    said = refused(state, "--plans", str(wider))
+    assert "(8, 3, 4, 4) in the file" in said or "(8, 1, 4, 4) in the file" in said
+    assert "SwinUNetPlanner without _W<n>" in said
+
+
+def test_incomplete_and_foreign_weights(refused: Callable[..., str]) -> None:
+    state = published(network(channels=3).state_dict())
+    missing = {key: value for key, value in state.items() if not key.startswith("concat_back_dim.2.")}
+    assert "2 missing: concat_back_dim.2.bias" in refused(missing, *SPACING)
+    more = {**state, "layers.0.blocks.0.gamma": torch.ones(1)}
+    assert "1 unexpected" in refused(more, *SPACING)
+    without_head = {key: value for key, value in state.items() if key != "output.weight"}
+    assert "output.weight is missing" in refused(without_head, *SPACING)
+    unet = {"inc.double_conv.0.weight": torch.zeros(4, 1, 3, 3)}
+    assert "import-weights unet2d" in refused(unet, *SPACING)
+    assert "import-weights swinunet" in refused(state, *SPACING, method="unet2d")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--spacing", "0", "1"), "positive millimetres"),
+        ((*SPACING, "--window", "5", "5"), "must rise"),
+        ((*SPACING, "--modality", "mr", "--window", "0", "5"), "belongs to CT"),
+        ((*SPACING, "--patch-size", "8", "32"), "at least 16 x 16"),
+        ((*SPACING, "--channels", "0"), "must be positive"),
+        ((*SPACING, "--labels", "synapse_8"), "the weights have 2 classes"),
+    ],
+)
+def test_impossible_options(arguments: tuple[str, ...], said: str, refused: Callable[..., str]) -> None:
+    assert said in refused(published(network(channels=3).state_dict()), *arguments)
+
+
+def test_a_cut_safetensors_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "weights.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    assert main(command(tmp_path, "weights.safetensors", *SPACING)) == 1
+    assert "not a readable safetensors file" in capsys.readouterr().err
