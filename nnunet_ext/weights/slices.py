@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_ext.errors import UserError
 from nnunet_ext.weights.arguments import add_dataset_arguments, dataset_options
+from nnunet_ext.weights.checks import check_spacing, check_window
 
 if TYPE_CHECKING:
     from nnunet_ext.weights.dataset_json import DatasetOptions
@@ -44,10 +45,8 @@ class SliceOptions:
     window: tuple[float, float] = PUBLISHED_WINDOW
 
     def __post_init__(self) -> None:
-        if self.window[0] >= self.window[1]:
-            raise UserError(f"the intensity window must rise from A_MIN to A_MAX; got {self.window}")
-        if min(self.spacing) <= 0:
-            raise UserError(f"spacing must be positive millimetres (y, x); got {self.spacing}")
+        check_window(self.window)
+        check_spacing(self.spacing)
         if min(self.patch_size) < 16:
             raise UserError(f"patches need at least 16 x 16 pixels; got {self.patch_size}")
 
