@@ -25,11 +25,12 @@ from torch import Tensor, nn
 from nnunet_ext.architectures.blocks.convolution import convolution
 from nnunet_ext.architectures.blocks.layout import CPU_LIKE, to_channels_last
 from nnunet_ext.architectures.blocks.memory import conv_feature_map_units
+from nnunet_ext.architectures.blocks.paired_attention import LAYOUTS
 from nnunet_ext.architectures.blocks.patch_resampling import PatchEmbedding, PatchExpansion
 from nnunet_ext.architectures.blocks.precision import without_autocast
 from nnunet_ext.architectures.blocks.residual_block import ResidualBlock
 from nnunet_ext.architectures.blocks.transformer_block import BlockOptions, TransformerBlock
-from nnunet_ext.architectures.unetrpp_checks import check_arguments, check_patch_size, other_patch
+from nnunet_ext.architectures.unetrpp_checks import check_arguments, check_patch_size, other_layout, other_patch
 from nnunet_ext.architectures.unetrpp_plans import token_grids
 from nnunet_ext.losses.points import KDPoint, KDPoints
 
@@ -142,7 +143,7 @@ class UNETRPP(nn.Module):
         proj_size, proj_size_decoder: tokens that keys and values are projected to, in the same orders.
         projections: "tied", "separate" or "no_bias"; see `PairedAttention`.
         fusion: of the attention's branches, "concat" or "sum".
-        n_res_blocks: residual blocks a transformer block, 1 or 2.
+        n_res_blocks: residual blocks a transformer block, published: 1 or 2.
         sa_layout: "fixed", or "legacy" for published weights.
         attention_dropout: rates of the encoder and of the decoder.
         block_dropout: rate at which whole channels are dropped before a block's last convolution.
@@ -160,8 +161,7 @@ class UNETRPP(nn.Module):
     key_to_stem = "encoder.stem"
     keys_to_in_proj = ("encoder.stem.conv1", "encoder.stem.shortcut", "encoder.downsamples.0.conv")
 
-    patch_size_key = "patch_size"
-    patch_size: Tensor
+    patch_size_key = "patch_size_else_adapt_patch"  # nnU-Net shows it to who loads weights for another patch
 
     def __init__(
         self,
@@ -195,6 +195,7 @@ class UNETRPP(nn.Module):
         super().__init__()
         dim = 3 if conv_op is nn.Conv3d else 2
         norm_op = norm_op or (nn.BatchNorm3d if dim == 3 else nn.BatchNorm2d)
+        slope = (nonlin_kwargs or {}).get("negative_slope", 0.01)
         check_arguments(
             n_stages=n_stages,
             conv_op=conv_op,
@@ -207,14 +208,15 @@ class UNETRPP(nn.Module):
             choices={"projections": projections, "fusion": fusion, "sa_layout": sa_layout},
             n_res_blocks=n_res_blocks,
             dropouts=(*attention_dropout, block_dropout),
+            slope=slope,
         )
         check_patch_size(patch_size, strides)
         self.input_channels, self.num_classes, self.float32 = input_channels, num_classes, float32
-        # An empty batch of the patches that the weights are for. Its shape is in checkpoints, so that loading weights
-        # for another patch is an error that shows both sizes, in nnU-Net's own commands, too.
-        self.register_buffer(self.patch_size_key, torch.empty(0, 1, *(int(edge) for edge in patch_size)))
+        self.patch_size = tuple(int(edge) for edge in patch_size)
+        # Nothing but a shape: (0, layout, *patch). It is in checkpoints, so that loading weights for another patch or
+        # spatial layout is an error that shows both, in nnU-Net's own commands, too.
+        self.register_buffer(self.patch_size_key, torch.empty(0, LAYOUTS.index(sa_layout), *self.patch_size))
         self.register_load_state_dict_pre_hook(_refuse_other_patch)
-        slope = (nonlin_kwargs or {}).get("negative_slope", 0.01)
         full_resolution = BlockOptions(nn.InstanceNorm3d if dim == 3 else nn.InstanceNorm2d, slope=slope)
         options = BlockOptions(
             norm_op,
@@ -266,8 +268,7 @@ class UNETRPP(nn.Module):
         Raises:
             ValueError: another patch size than the network's.
         """
-        if not torch.compiler.is_compiling():  # no place in a graph; the trainer has checked the patch size before
-            self.check_patch_size(x.shape[2:])
+        self.check_patch_size(x.shape[2:])
         if self.float32:
             with without_autocast(x):
                 outputs = self._logits(x.float())
@@ -292,9 +293,8 @@ class UNETRPP(nn.Module):
 
     def check_patch_size(self, patch_size: Sequence[int]) -> None:
         """Raise a ValueError that names both sizes and the way out if the network is not for such patches."""
-        own = self.patch_size.shape[2:]
-        if tuple(patch_size) != tuple(own):
-            raise ValueError(other_patch(own, patch_size))
+        if tuple(patch_size) != self.patch_size:
+            raise ValueError(other_patch(self.patch_size, patch_size))
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """Memory of a training step in nnU-Net's units, one sample of `input_size`; see blocks/memory.py.
@@ -311,9 +311,11 @@ def _full_resolution_block(dim: int, inputs: int, outputs: int, options: BlockOp
 
 
 def _refuse_other_patch(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
-    """Raise a ValueError before weights for another patch size cause a page of mismatching shapes."""
+    """Raise a ValueError for weights of another patch size or layout, before a page of mismatching shapes."""
     given = state_dict.get(prefix + UNETRPP.patch_size_key)
     if isinstance(given, Tensor) and isinstance(module, UNETRPP):
-        own = module.patch_size.shape
-        if given.shape != own:
+        own = module.get_buffer(UNETRPP.patch_size_key).shape
+        if given.shape[2:] != own[2:]:
             raise ValueError(other_patch(given.shape[2:], own[2:]))
+        if given.shape[1] != own[1]:
+            raise ValueError(other_layout(LAYOUTS[given.shape[1]], LAYOUTS[own[1]]))

@@ -26,6 +26,15 @@ def other_patch(own: Sequence[int], got: Sequence[int]) -> str:
     )
 
 
+def other_layout(own: str, got: str) -> str:
+    """The sentence for weights of one spatial layout and a network with the other."""
+    return (
+        f"UNETR++: the weights were trained with sa_layout {own!r} and the network has {got!r}, which orders the "
+        f"spatial attention's results otherwise: set sa_layout to {own!r} in the plans' arch_kwargs (published weights "
+        "are 'legacy')."
+    )
+
+
 def check_arguments(
     *,
     n_stages: int,
@@ -39,6 +48,7 @@ def check_arguments(
     choices: Mapping[str, str],
     n_res_blocks: int,
     dropouts: Sequence[float],
+    slope: float,
 ) -> None:
     """Raise a ValueError for arguments of `UNETRPP` that do not fit each other.
 
@@ -57,11 +67,16 @@ def check_arguments(
             raise ValueError(f"UNETR++: {name} {value!r} unknown; choose {' or '.join(CHOICES[name])}.")
     if n_res_blocks < 1:
         raise ValueError(f"UNETR++: n_res_blocks must be at least 1; got {n_res_blocks}.")
+    if not slope > 0:
+        raise ValueError(f"UNETR++: the leaky ReLU's negative_slope must be positive; got {slope}.")
     if len(dropouts) != 3 or not all(0 <= rate < 1 for rate in dropouts):
         raise ValueError(
             f"UNETR++: attention_dropout needs two rates and block_dropout one, each at least 0 and below 1; got "
             f"{list(dropouts)}."
         )
+    dimensions = 3 if conv_op is nn.Conv3d else 2
+    if any(isinstance(s, int) or len(s) != dimensions or min(s) < 1 for s in strides):
+        raise ValueError(f"UNETR++: every stride needs {dimensions} positive numbers; got {list(strides)}.")
     _check_stages(n_stages, features_per_stage, strides, encoder, decoder, choices["fusion"])
 
 
@@ -81,8 +96,10 @@ def _check_stages(
     names = ("n_blocks_per_stage_decoder", "num_heads_decoder", "proj_size_decoder")
     wanted |= {name: (values, n_stages - 2) for name, values in zip(names, decoder, strict=True)}
     for name, (values, count) in wanted.items():
-        if len(values) != count:
-            raise ValueError(f"UNETR++: {name} needs {count} entries for {n_stages} stages; got {list(values)}.")
+        if len(values) != count or (name != "strides" and min(values) < 1):
+            raise ValueError(
+                f"UNETR++: {name} needs {count} positive entries for {n_stages} stages; got {list(values)}."
+            )
     if max(strides[0]) > 1:
         raise ValueError(f"UNETR++: strides must start with a stage of ones; got {list(strides)}.")
     for widths, heads in ((features[1:], encoder[1]), (features[-2:0:-1], decoder[1])):

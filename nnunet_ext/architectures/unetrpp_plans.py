@@ -21,6 +21,8 @@ EMBEDDING_STRIDES = (4, 2, 1)
 LEAST_TOKENS = 32  # an axis, at the embedding's resolution
 LEAST_POSITIONS = 2  # an axis, below
 HEAD_WIDTH = 8  # fused attention kernels want multiples of it
+THIN = 8  # voxels
+MOST_GROWTH = 1.2  # of an axis of the patch when it is rounded up
 MAX_TOKENS = 75_000  # of the embedding
 MAX_PATCH_PARAMETERS = 30_000_000
 ATTENTION_DROPOUT = (0.15, 0.15)  # encoder, decoder
@@ -155,17 +157,16 @@ def fitting_topology(
         raises: further doublings of the stride, each of the axis with the most tokens.
 
     Returns:
-        The patch, rounded up to multiples of the total stride, and the strides, one a stage.
+        The patch, rounded to multiples of the total stride, and the strides, one a stage.
     """
     embedding = embedding_stride(patch_size, exact=exact)
     for raised in itertools.count():
         strides = unetrpp_strides(patch_size, embedding, exact=exact)
-        fitted = tuple(-(-n // step) * step for n, step in zip(patch_size, total_stride(strides), strict=True))
+        fitted = tuple(_multiple(n, step) for n, step in zip(patch_size, total_stride(strides), strict=True))
         if raised == 0 and not exact and embedding_stride(fitted) != embedding:
             return fitting_topology(fitted, base_width, raises=raises)
         grid = token_grids(fitted, strides)[0]
-        small = math.prod(grid) <= MAX_TOKENS
-        small = small and patch_parameters(fitted, strides, base_width) <= MAX_PATCH_PARAMETERS
+        small = within_caps(fitted, strides, base_width)
         axes = [axis for axis, n in enumerate(grid) if n > 1 and not (exact and n % 2)]
         if not axes or (small and raises == 0):
             break
@@ -173,6 +174,19 @@ def fitting_topology(
         longest = max(axes, key=lambda axis: (grid[axis], axis))
         embedding = tuple(step * 2 if axis == longest else step for axis, step in enumerate(embedding))
     return fitted, strides
+
+
+def _multiple(edge: int, step: int) -> int:
+    """The next larger multiple, or, but for thin patches, the next smaller one where it would add more than a fifth."""
+    larger = -(-edge // step) * step
+    smaller = larger - step
+    return smaller if larger > MOST_GROWTH * edge and smaller >= THIN else larger
+
+
+def within_caps(patch_size: Sequence[int], strides: Sequence[Sequence[int]], base_width: int = BASE_WIDTH) -> bool:
+    """Whether tokens of the embedding and weights that depend on the patch stay below their limits."""
+    tokens = math.prod(token_grids(patch_size, strides)[0])
+    return tokens <= MAX_TOKENS and patch_parameters(patch_size, strides, base_width) <= MAX_PATCH_PARAMETERS
 
 
 def unetrpp_architecture(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 
-from nnunet_ext.architectures.unetrpp_plans import NETWORK_CLASS, fitting_topology, unetrpp_architecture
+from nnunet_ext.architectures.unetrpp_plans import NETWORK_CLASS, fitting_topology, unetrpp_architecture, within_caps
 from nnunet_ext.trainers.base import BaseTrainer
 from nnunet_ext.trainers.variants import variant_attribute
 
@@ -55,8 +55,18 @@ class UNETRPPTrainer(BaseTrainer):
         return plans
 
     def translated(self, architecture: dict[str, Any], patch_size: Sequence[int]) -> dict[str, Any]:
-        """UNETR++ for the patch, with strides that divide it."""
+        """UNETR++ for the patch, with strides that divide it.
+
+        Raises:
+            ValueError: the patch cannot be divided into few enough tokens.
+        """
         patch, strides = fitting_topology(patch_size, exact=True)
+        if not within_caps(patch, strides):
+            fitting, _ = fitting_topology(patch_size)
+            raise ValueError(
+                f"UNETR++: the plans' patch {tuple(patch_size)} cannot be divided into few enough tokens, since its "
+                f"axes have too few factors of 2: plan with UNETRPPPlanner, or use e.g. {fitting}."
+            )
         made: dict[str, Any] = unetrpp_architecture(patch, strides)
         return made
 

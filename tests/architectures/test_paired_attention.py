@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any
 
@@ -145,7 +146,7 @@ def test_dropout_in_training_only() -> None:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_what_is_kept(dropout: float) -> None:
-    """The input, queries, attended values and a number a token and head; nothing as large as tokens x p."""
+    """The input, queries, keys, attended values and a number a token and head; nothing as large as tokens x p."""
     n, channels, size, heads = 4096, 16, 64, 2
     own = attention("tied", "concat", "fixed", dropout, tokens=n, channels=channels, size=size, heads=heads)
     x = tokens(1, n, channels).requires_grad_()
@@ -160,8 +161,8 @@ def test_what_is_kept(dropout: float) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         out = own(x)
-    assert max(kept.values()) <= n * channels < n * size
-    assert sum(kept.values()) < (2 * channels + heads + 2) * n
+    assert max(kept.values()) <= 2 * n * channels < n * size
+    assert sum(kept.values()) < (3 * channels + heads + 2) * n
     del out
 
 
@@ -186,7 +187,7 @@ def test_norms_and_softmax_are_float32_under_autocast(half: torch.dtype, dropout
         out = own(x.to(half))
         assert out.dtype == half
         out.float().square().sum().backward()
-    assert dtypes.seen["_softmax"] == dtypes.seen["rsqrt"] == {torch.float32}
+    assert dtypes.seen["_softmax"] == dtypes.seen["reciprocal"] == {torch.float32}
     if dropout > 0:
         assert dtypes.seen["logsumexp"] == dtypes.seen["exp_"] == {torch.float32}
     assert half in dtypes.seen["mm"] | dtypes.seen["addmm"]  # the token-sized products are in half precision
@@ -214,7 +215,50 @@ def test_autocast_is_close_and_finite_with_many_tokens(half: torch.dtype, fusion
         torch.autograd.grad(out, list(own.parameters()), gradient.to(out.dtype)), expected_gradients, strict=True
     ):
         assert torch.isfinite(got).all()
-        assert (got - wanted).norm() < 0.1 * wanted.norm()
+        assert (got - wanted).norm() < 0.15 * wanted.norm()
+
+
+@pytest.mark.parametrize("variation", [0.0, 1e-4, 1e-2])
+def test_tokens_that_hardly_vary(variation: float) -> None:
+    """As in patches of air: float32 stays as close to float64 as the definition does, in values and gradients."""
+    n, channels = 512, 64
+    own = attention(tokens=n, channels=channels, size=16, heads=4)
+    with torch.no_grad():
+        for parameter in (own.qkvv.weight, own.key_projection.weight):
+            nn.init.trunc_normal_(parameter, std=0.02)
+    x = tokens(1, 1, channels) + variation * tokens(2, n, channels, seed=3)
+    exact = copy.deepcopy(own).double()
+    wide = by_definition(exact, x.double())
+    wanted = gradients(wide, [*exact.parameters()])
+    errors = []
+    for out in (own(x), by_definition(own, x)):
+        found = gradients(out, [*own.parameters()])
+        gradient = max(float((a - b).norm() / b.norm()) for a, b in zip(found, wanted, strict=True) if b.norm() > 1e-3)
+        errors.append((float((out - wide).abs().max() / wide.std()), gradient))
+    (value, gradient), (plain_value, plain_gradient) = errors
+    assert value < 1e-5 + 3 * plain_value
+    assert gradient < 1e-4 + 5 * plain_gradient
+
+
+def test_a_small_layer_scale_survives_float16() -> None:
+    """The published 1e-6 is below float16's numbers when multiplied by weights; gradients must keep their direction."""
+    n, channels = 256, 16
+    own = attention(tokens=n, channels=channels, size=16)
+    with torch.no_grad():
+        for name, parameter in own.named_parameters():
+            if name.endswith("weight"):
+                nn.init.trunc_normal_(parameter, std=0.02)
+    x, residual = tokens(1, n, channels), tokens(1, n, channels, seed=3)
+    scale = torch.full((channels,), 1e-6)
+    parameters = [*own.parameters()]
+    gradient = tokens(1, n, channels, seed=2)
+    exact = torch.autograd.grad(own(x, residual, scale), parameters, gradient)
+    with torch.autocast("cpu", torch.float16):
+        out = own(x, residual, scale)
+    found = torch.autograd.grad(out, parameters, 1024 * gradient)
+    for (name, _), got, wanted in zip(own.named_parameters(), found, exact, strict=True):
+        if wanted.norm() > 1e-12:
+            assert functional.cosine_similarity(got.flatten(), wanted.flatten(), dim=0) > 0.98, name
 
 
 def test_silent_queries_and_keys_give_finite_gradients() -> None:

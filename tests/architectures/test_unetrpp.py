@@ -138,7 +138,7 @@ def test_two_dimensions_are_three_with_one_slice(norm: str) -> None:
         if value.dim() == 4 and key != "patch_size":
             state[key] = torch.zeros_like(state[key])
             state[key][:, :, state[key].shape[2] // 2] = value
-        elif key != "patch_size":
+        elif key != UNETRPP.patch_size_key:
             state[key] = value
     deep.load_state_dict(state)
     x = image((16, 24)).double()
@@ -219,10 +219,11 @@ def test_another_patch_names_both_and_the_way_out(other: tuple[int, int, int]) -
 
 def test_a_state_dict_knows_its_patch_and_nothing_more_than_weights() -> None:
     state = network((8, 16, 8)).state_dict()
-    assert state["patch_size"].shape == (0, 1, 8, 16, 8)
-    assert state["patch_size"].numel() == 0
-    without = {key: value for key, value in state.items() if key != "patch_size"}
-    assert network((8, 16, 8)).load_state_dict(without, strict=False).missing_keys == ["patch_size"]
+    marker = state[UNETRPP.patch_size_key]
+    assert marker.shape[2:] == (8, 16, 8)
+    assert marker.numel() == 0
+    without = {key: value for key, value in state.items() if key != UNETRPP.patch_size_key}
+    assert network((8, 16, 8)).load_state_dict(without, strict=False).missing_keys == [UNETRPP.patch_size_key]
 
 
 @pytest.mark.parametrize("patch", [(32, 64, 64), (16, 96, 96), (192, 128)], ids=str)
@@ -318,7 +319,7 @@ def test_copies_and_pickles_are_the_same_network() -> None:
     for twin in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
         for got, wanted in zip(twin(image()), expected, strict=True):
             assert torch.equal(got, wanted)
-        assert twin.patch_size.shape == (0, 1, 8, 8, 8)
+        assert twin.patch_size == (8, 8, 8)
 
 
 def test_whole_channels_are_dropped_before_the_last_convolution() -> None:
@@ -416,14 +417,14 @@ ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"attention_dropout": [0.1, 1.0]}, r"each at least 0 and below 1; got \[0.1, 1.0, 0.1\]"),
     ({"block_dropout": -0.1}, r"got \[0.15, 0.15, -0.1\]"),
     ({"strides": TWO, "n_stages": 2}, "at least 3 stages are needed; got n_stages 2"),
-    ({"features_per_stage": [4, 8]}, r"features_per_stage needs 3 entries for 3 stages; got \[4, 8\]"),
-    ({"strides": TWO}, "strides needs 3 entries for 3 stages"),
-    ({"n_blocks_per_stage": [1]}, r"n_blocks_per_stage needs 2 entries for 3 stages; got \[1\]"),
-    ({"num_heads": [1, 1, 1]}, "num_heads needs 2 entries"),
-    ({"proj_size": [4]}, "proj_size needs 2 entries"),
-    ({"n_blocks_per_stage_decoder": [1, 1]}, "n_blocks_per_stage_decoder needs 1 entries"),
-    ({"num_heads_decoder": []}, "num_heads_decoder needs 1 entries"),
-    ({"proj_size_decoder": [4, 4]}, "proj_size_decoder needs 1 entries"),
+    ({"features_per_stage": [4, 8]}, r"features_per_stage needs 3 positive entries for 3 stages; got \[4, 8\]"),
+    ({"strides": TWO}, "strides needs 3 positive entries for 3 stages"),
+    ({"n_blocks_per_stage": [1]}, r"n_blocks_per_stage needs 2 positive entries for 3 stages; got \[1\]"),
+    ({"num_heads": [1, 1, 1]}, "num_heads needs 2 positive entries"),
+    ({"proj_size": [4]}, "proj_size needs 2 positive entries"),
+    ({"n_blocks_per_stage_decoder": [1, 1]}, "n_blocks_per_stage_decoder needs 1 positive entries"),
+    ({"num_heads_decoder": []}, "num_heads_decoder needs 1 positive entries"),
+    ({"proj_size_decoder": [4, 4]}, "proj_size_decoder needs 1 positive entries"),
     ({"strides": [[2, 2, 2]] * 3}, "strides must start with a stage of ones"),
     ({"num_heads": [3, 1]}, r"the widths \[8, 16\] must be divisible by the heads \[3, 1\], and by 2"),
     ({"num_heads_decoder": [3]}, r"the widths \[8\] must be divisible by the heads \[3\]"),
@@ -440,3 +441,29 @@ def test_impossible_arguments_say_what_is_allowed(options: dict[str, Any], messa
     block["arch_kwargs"].update(options)  # some of which `unetrpp_architecture` itself would stumble on
     with pytest.raises(ValueError, match=f"^UNETR\\+\\+: .*{message}"):
         from_architecture(block, 1, 3, False)
+
+
+def test_weights_of_the_other_layout_are_refused() -> None:
+    """Nothing but the order of numbers differs, so nothing else would notice."""
+    published, new = (network((8, 16, 8), sa_layout=layout) for layout in ("legacy", "fixed"))
+    with pytest.raises(ValueError, match=r"trained with sa_layout 'legacy'.*has 'fixed'.*arch_kwargs"):
+        new.load_state_dict(published.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"nonlin_kwargs": {"negative_slope": 0.0}}, "negative_slope must be positive; got 0.0"),
+        ({"num_heads": [1, 0, 1, 1]}, "num_heads needs 4 positive entries"),
+        ({"strides": [[1, 1], [1, 1], [2, 2], [2, 2], [2, 2]]}, "every stride needs 3 positive numbers"),
+        ({"strides": [1, 1, 2, 2, 2]}, "every stride needs 3 positive numbers"),
+        ({"strides": [[1, 1, 1], [1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]]}, "every stride needs 3 positive numbers"),
+    ],
+)
+def test_more_impossible_arguments(changes: dict[str, Any], words: str) -> None:
+    block = unetrpp_architecture((8, 16, 8), [[1, 1, 1], [1, 1, 1], [2, 2, 2], [2, 2, 2], [1, 2, 1]], base_width=4)
+    arguments = {**block["arch_kwargs"], **changes}
+    for name in block["_kw_requires_import"]:
+        arguments[name] = pydoc.locate(arguments[name])
+    with pytest.raises(ValueError, match=words):
+        UNETRPP(input_channels=1, num_classes=2, **arguments)

@@ -52,6 +52,14 @@ def test_plans_of_another_network_are_translated(workspace: support.Workspace, p
     assert again.plans_manager.plans == trainer.plans_manager.plans
 
 
+def test_a_patch_of_odd_sizes_is_not_translated(workspace: support.Workspace, planned: Plans) -> None:
+    """Nothing divides it: a UNETR++ would have a token for every voxel, and a thousand million parameters."""
+    plans = deepcopy(planned("plain"))
+    plans["configurations"]["3d_fullres"]["patch_size"] = [61, 67, 71]
+    with pytest.raises(ValueError, match=r"\(61, 67, 71\) cannot be divided.*UNETRPPPlanner"):
+        build("UNETRPPTrainer", workspace, plans)
+
+
 @pytest.mark.parametrize(
     ("recipe", "dummy_2d", "batch_dice"),
     [("Synapse", True, True), ("ACDC", True, False), ("Lung", False, False), ("BraTS", False, False)],

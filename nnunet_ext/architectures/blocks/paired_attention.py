@@ -1,15 +1,17 @@
-"""Efficient paired attention (EPA) of UNETR++, rewritten so that one token-sized tensor, the queries, is made.
+"""Efficient paired attention (EPA) of UNETR++, rewritten so that few token-sized tensors are made and kept.
 
 The published block maps its tokens x (N, C) to queries, keys and two kinds of values, normalises queries and keys over
-the tokens, and attends between channels and from tokens to projected tokens (specification unetrpp 1.4). All of it but
-the queries' softmax is linear in x, so it can be done on small matrices: with the Gram matrix G = xᵀx (C, C) and the
+the tokens, and attends between channels and from tokens to projected tokens (specification unetrpp 1.4). Values, and
+the keys that are projected, enter linearly, so what is done to them can be done to small matrices instead: with the
 projection P = W x (p, C) of the tokens,
 
-    queriesᵀ keys = Wq G Wkᵀ,   |query|² = diag(Wq G Wqᵀ),   projected keys = P Wkᵀ,   projected values = P Wvᵀ,
+    projected keys = P Wkᵀ,   projected values = P Wvᵀ,
 
-norms and temperatures are folded into those, the channel attention and its output projection become one matrix that is
-applied to x, and the layer scale is folded into the output projections. The results are the published ones up to
-rounding. Everything small is computed in float32, also under autocast.
+norms and temperatures are folded into those, the channel attention, its values and its output projection become one
+matrix that is applied to x, and the layer scale is folded into the output projections. Queries and keys are the only
+token-sized tensors beside x and the result (the Gram matrix of x would do without them, too, but cancels where tokens
+hardly vary, as in constant patches). The results are the published ones up to rounding. Everything small is computed
+in float32, also under autocast.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_ext.architectures.blocks.precision import at_least_float32, without_autocast
+from nnunet_ext.architectures.blocks.precision import at_least_float32, in_autocast_dtype, without_autocast
 from nnunet_ext.architectures.blocks.spatial_attention import attend
 
 NORM_EPS = 1e-12  # least norm of queries and keys
@@ -75,34 +77,42 @@ class PairedAttention(nn.Module):
         Returns:
             (B, N, C).
         """
-        wide, weight = at_least_float32(x), at_least_float32(self.qkvv.weight)
-        wq, wk, wc, ws = weight.view(4, self.heads, -1, x.shape[-1])
-        scale = weight.new_ones(x.shape[-1]) if scale is None else scale
+        x = in_autocast_dtype(x)  # once, for all products
+        channels = x.shape[-1]
+        # Scaled so that sums over the tokens stay in float16's range; the norms undo it.
+        shrink = x.shape[1] ** -0.25
+        weight = at_least_float32(self.qkvv.weight)
+        both = functional.linear(x, (shrink * weight[: 2 * channels]).to(x.dtype))
+        queries, keys = both.chunk(2, -1)
+        _, wk, wc, ws = weight.view(4, self.heads, -1, channels)
+        scale = weight.new_ones(channels) if scale is None else scale
         with without_autocast(x):
-            mixing, inverse_norms = self._channel_attention(wide, wq, wk, wc)
-            keys, values = self._projected(wide, wk, ws)
-            keys = keys * (self.spatial_temperature * inverse_norms[:, :, None])
-        query = functional.linear(x, self.qkvv.weight[: x.shape[-1]]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        spatial = self._tokens(attend(query, keys, values, self.dropout if self.training else 0.0))
+            mixing, inverse_norms = self._channel_attention(queries, keys, wc, shrink)
+            few_keys, few_values = self._projected(x, wk, ws)
+            few_keys = few_keys * (self.spatial_temperature * inverse_norms[:, :, None])
+        queries = queries.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        spatial = self._tokens(attend(queries, few_keys, few_values, self.dropout if self.training else 0.0))
         return self._fuse(x, spatial, mixing, residual, scale)
 
-    def _channel_attention(self, x: Tensor, wq: Tensor, wk: Tensor, wc: Tensor) -> tuple[Tensor, Tensor]:
+    def _channel_attention(self, queries: Tensor, keys: Tensor, wc: Tensor, shrink: float) -> tuple[Tensor, Tensor]:
         """The matrix (B, C, C) that turns x into the channel branch, and 1 / |query| (B, h, d) over the tokens."""
-        gram = (x.mT @ x).unsqueeze(1)
-        q_gram = wq @ gram
-        inverse_q = _inverse_norm((q_gram * wq).sum(-1))
-        inverse_k = _inverse_norm(((wk @ gram) * wk).sum(-1))
-        logits = (q_gram @ wk.mT) * (inverse_q[..., None] * inverse_k[..., None, :]) * self.channel_temperature
+        products = at_least_float32(queries.mT @ keys).unflatten(1, (self.heads, -1)).unflatten(3, (self.heads, -1))
+        inverse_q, inverse_k = (
+            _inverse_norm(tokens, shrink * NORM_EPS).unflatten(1, (self.heads, -1)) for tokens in (queries, keys)
+        )
+        logits = products.diagonal(dim1=1, dim2=3).movedim(-1, 1)  # the blocks of equal heads: (B, h, d, d)
+        logits = logits * (inverse_q[..., None] * inverse_k[..., None, :]) * self.channel_temperature
         weights = functional.dropout(logits.softmax(-1), self.dropout, self.training)
         return (weights @ wc).flatten(1, 2), inverse_q
 
     def _projected(self, x: Tensor, wk: Tensor, ws: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, h, p, d) of the spatial attention."""
-        key_tokens = self.key_projection.weight @ x
-        keys = key_tokens.unsqueeze(1) @ wk.mT
-        value_projection = self.key_projection if self.value_projection is None else self.value_projection
-        tied = self.value_projection is None
-        values = (key_tokens if tied else value_projection.weight @ x).unsqueeze(1) @ ws.mT
+        key_tokens = at_least_float32(self.key_projection.weight.to(x.dtype) @ x)
+        value_projection, value_tokens = self.key_projection, key_tokens
+        if self.value_projection is not None:
+            value_projection = self.value_projection
+            value_tokens = at_least_float32(value_projection.weight.to(x.dtype) @ x)
+        keys, values = key_tokens.unsqueeze(1) @ wk.mT, value_tokens.unsqueeze(1) @ ws.mT
         if self.key_projection.bias is not None:
             keys = keys + self.key_projection.bias[:, None]
             values = values + value_projection.bias[:, None]
@@ -115,7 +125,12 @@ class PairedAttention(nn.Module):
         return spatial.permute(order).reshape(batch, tokens, -1)
 
     def _fuse(self, x: Tensor, spatial: Tensor, mixing: Tensor, residual: Tensor | None, scale: Tensor) -> Tensor:
-        """Output projections and layer scale as one matrix a branch, applied to tokens (B, N, C)."""
+        """Output projections and layer scale as one matrix a branch, applied to tokens (B, N, C).
+
+        The size of the layer scale, 1e-6 at first, is taken out of the matrices, which may be in float16.
+        """
+        size = scale.detach().abs().amax().clamp(min=torch.finfo(scale.dtype).tiny)
+        scale = scale / size
         if self.spatial_out is None or self.channel_out is None:
             out = torch.bmm(x, (scale[:, None] * mixing).mT.to(x.dtype))
             out = torch.addcmul(out, spatial, scale.to(out.dtype))
@@ -126,10 +141,13 @@ class PairedAttention(nn.Module):
             matrix = functional.pad(scale[half:, None] * (self.channel_out.weight @ mixing), (0, 0, half, 0))
             bias = scale * torch.cat([self.spatial_out.bias, self.channel_out.bias])
             out = functional.linear(spatial, weight.to(spatial.dtype), bias.to(spatial.dtype))
-            out = torch.baddbmm(out, x.to(out.dtype), matrix.mT.to(out.dtype))
-        return out if residual is None else out + residual
+            out = torch.baddbmm(out, x, matrix.mT.to(x.dtype))
+        if residual is None:
+            return out * size.to(out.dtype)
+        return torch.addcmul(residual, out.to(residual.dtype), size.to(residual.dtype))
 
 
-def _inverse_norm(squares: Tensor) -> Tensor:
-    """1 / max(norm, NORM_EPS) from squared norms, which rounding may have made negative."""
-    return squares.clamp(min=NORM_EPS**2).rsqrt()
+def _inverse_norm(tokens: Tensor, least: float) -> Tensor:
+    """1 / max(norm over the tokens, least) of (B, N, C), as (B, C), float32 at least."""
+    wide = torch.promote_types(tokens.dtype, torch.float32)
+    return torch.linalg.vector_norm(tokens, dim=1, dtype=wide).clamp(min=least).reciprocal()
