@@ -58,7 +58,7 @@ def points_of(network: nn.Module) -> KDPoints:
     """
     stated = getattr(network, "kd_points", None)
     points: KDPoints = _by_stages(network) if stated is None else stated()
-    modules = dict(network.named_modules())
+    modules = dict(network.named_modules(remove_duplicate=False))
     for point in (*points.students, points.teacher):
         if point.module not in modules:
             raise ValueError(

@@ -20,7 +20,9 @@ def test_it_is_the_divergence_from_the_pooled_probabilities() -> None:
     teacher = logits[0].detach().softmax(1)
     wanted = torch.stack(
         [
-            functional.kl_div(y.log_softmax(1), functional.adaptive_avg_pool2d(teacher, y.shape[2:]), reduction="none")
+            functional.kl_div(
+                y.log_softmax(1), functional.adaptive_avg_pool2d(teacher, (y.shape[2], y.shape[3])), reduction="none"
+            )
             .sum(1)
             .mean()
             for y in logits[1:]
