@@ -90,7 +90,10 @@ def _check_stages(
 ) -> None:
     if n_stages < 3:
         raise ValueError(f"UNETR++: at least 3 stages are needed; got n_stages {n_stages}.")
-    wanted = {"features_per_stage": (features, n_stages), "strides": (strides, n_stages)}
+    wanted: dict[str, tuple[Sequence[Any], int]] = {
+        "features_per_stage": (features, n_stages),
+        "strides": (strides, n_stages),
+    }
     names = ("n_blocks_per_stage", "num_heads", "proj_size")
     wanted |= {name: (values, n_stages - 1) for name, values in zip(names, encoder, strict=True)}
     names = ("n_blocks_per_stage_decoder", "num_heads_decoder", "proj_size_decoder")

@@ -38,6 +38,7 @@ class Planned:
 
     def __call__(self, planner: str, kind: str) -> dict[str, Any]:
         if (planner, kind) not in self._made:
+            dimensions: tuple[int, ...]
             if planner == STOCK_PLANNER:
                 plans, dimensions = self.workspace.plan(kind), (2, 3)
             else:

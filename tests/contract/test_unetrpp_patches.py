@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from contract.network_checks import CHECKS, NetworkCase
 
@@ -9,7 +11,7 @@ from nnunet_ext.architectures.unetrpp_plans import fitting_topology, unetrpp_arc
 from nnunet_ext.registry import NETWORKS
 
 PATCHES = ((16, 160, 160), (40, 48, 80), (6, 96, 32), (96, 160))
-STYLES = {
+STYLES: dict[tuple[int, ...], dict[str, Any]] = {
     (16, 160, 160): {"projections": "separate", "n_res_blocks": 2},
     (6, 96, 32): {"projections": "no_bias", "fusion": "sum", "sa_layout": "legacy"},
 }
