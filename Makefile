@@ -11,7 +11,7 @@ help:
 	@echo "make demo   install, then plan, train, predict and evaluate on bundled MRI data (minutes on two CPU cores)"
 	@echo "make test   install, then everything that CI checks"
 	@echo "make lint   install, then ruff and mypy"
-	@echo "make bench  install, then the side-by-side measurements of SSH-UNet and UNETR++"
+	@echo "make bench  install, then the side-by-side measurements of SSH-UNet, UNETR++ and KD"
 
 install: $(STAMP)
 
@@ -37,3 +37,4 @@ test: lint
 bench: $(STAMP)
 	$(BIN)/python benchmarks/sshunet.py
 	$(BIN)/python benchmarks/unetrpp.py
+	$(BIN)/python benchmarks/kd.py
