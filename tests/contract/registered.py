@@ -108,9 +108,11 @@ def planner_of(network: NetworkEntry) -> PlannerEntry:
 
 
 def trainers_of(network: NetworkEntry) -> list[str]:
-    """The trainers of a network, and each with its options (not recipes: they leave the network alone)."""
+    """The trainers of a network, and each with its options (not recipes and KD: they leave the network alone)."""
     found = [entry for entry in TRAINERS.values() if entry.network == network.name]
-    names = [[entry.name, *(n for n in option_names(entry) if _last(n) not in entry.recipes)] for entry in found]
+    names = [
+        [entry.name, *(n for n in option_names(entry) if _last(n) not in (*entry.recipes, "KD"))] for entry in found
+    ]
     return [name for group in names for name in group] or ["nnUNetTrainer"]
 
 
