@@ -23,6 +23,7 @@ VERBS = {
     "plan": "nnUNetv2_plan_and_preprocess, with the same flags, where Python does not read our start-up file",
     "import-weights": "turn a published checkpoint into a model folder for nnU-Net's commands",
     "adapt-patch": "re-sample a UNETR++ checkpoint to another patch size, for -pretrained_weights",
+    "redundancy": "show how much alike the channels of a trained model's feature maps are, stage by stage",
     "demo": "plan, train, predict and evaluate on bundled MRI data by stock nnU-Net commands",
 }
 
@@ -98,6 +99,7 @@ _OWN: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argpa
 _MODULES = {
     "import-weights": "nnunet_ext.weights.cli",
     "adapt-patch": "nnunet_ext.weights.adapt_patch_command",
+    "redundancy": "nnunet_ext.inference.redundancy_command",
     "demo": "nnunet_ext.demo",
 }
 

@@ -36,7 +36,9 @@ def test_list_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
     assert listing["networks"][0]["target"] == "nnunet_ext.architectures.sshunet:SSHUNet"
 
 
-@pytest.mark.parametrize("arguments", [["list"], ["list", "--json"], ["env"], ["--help"], ["demo", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["list"], ["list", "--json"], ["env"], ["--help"], ["demo", "--help"], ["redundancy", "--help"]]
+)
 def test_light_verbs_import_neither_torch_nor_nnunet(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom nnunet_ext.cli import main\n"
