@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -72,13 +72,19 @@ def halves() -> tuple[Tensor, ...]:
     return torch.randn(4, 1, 8, 12, generator=torch.Generator().manual_seed(5)).chunk(2)
 
 
-def parallel_worker(rank: int, folder: str) -> None:
-    """One of two processes: a DDP step with KD; the first writes the gradients."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
+def parallel_step(rank: int, folder: str) -> Tensor:
+    """The gradients that one of two processes gets of a DDP step with KD on its half."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
     network = seeded()
     store = FeatureStore(network)
     step(nn.parallel.DistributedDataParallel(network), store, halves()[rank])
-    if rank == 0:
-        torch.save(gradients(network), Path(folder) / "gradients.pt")
     torch.distributed.destroy_process_group()
+    return gradients(network)
+
+
+def other_process(index: int, folder: str) -> None:
+    """The second process."""
+    torch.set_num_threads(1)
+    parallel_step(index + 1, folder)
