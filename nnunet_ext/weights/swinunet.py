@@ -23,7 +23,8 @@ PUBLISHED_HEAD, HEAD = "output.weight", "decoder.seg_layers.0.weight"
 COLOURS = "patch_embed.proj.weight"
 TABLE = "relative_position_bias_table"
 _CONSTANTS = ("attn_mask", "relative_position_index")
-_TORCHVISION = "features.0.0.weight"
+_TORCHVISION = {"features.0.0.weight", "features.1.0.attn.qkv.weight"}
+"""Names in torchvision's Swin-T; its ConvNeXt has the first, too."""
 _TORCHVISION_MLP = {"mlp.0.": "mlp.fc1.", "mlp.3.": "mlp.fc2."}
 
 
@@ -69,11 +70,14 @@ def layout(state: Mapping[str, Tensor]) -> str:
         CheckpointError: none of these.
     """
     names = {key.removeprefix("swin_unet.") for key in state}
-    if _TORCHVISION in names:
+    if names >= _TORCHVISION:
         return "torchvision"
     if COLOURS not in names or "layers.0.blocks.0.attn.qkv.weight" not in names:
         found = shorten(state, 3)
-        raise CheckpointError(f"neither a Swin-Unet nor Swin-T's weights: found {found}{looks_like(state)}")
+        raise CheckpointError(
+            f"neither a Swin-Unet nor Swin-T's weights: found {found}{looks_like(state)}. Give a trained Swin-Unet, or "
+            "Swin-T as the official repository, timm (swin_tiny_patch4_window7_224) or torchvision (swin_t) have it"
+        )
     if any(key.startswith(("layers_up.", "concat_back_dim.")) for key in names):
         return "published"
     return "official" if "layers.0.downsample.reduction.weight" in names else "timm"
@@ -183,7 +187,7 @@ def initialise(network: nn.Module, state: Mapping[str, Tensor]) -> Report:
         What was loaded, copied, left, and filled with the network's own initialisation.
 
     Raises:
-        CheckpointError: weights of another width.
+        CheckpointError: weights of another width or kind, or of an encoder that lacks some; nothing was loaded.
     """
     ours = {name: value for name, value in network.state_dict().items() if HEADS not in name}
     stages = sum(1 for name in ours if re.fullmatch(r"layers\.\d+\.blocks\.0\.norm1\.weight", name))
@@ -194,12 +198,32 @@ def initialise(network: nn.Module, state: Mapping[str, Tensor]) -> Report:
         if source in state:
             (loaded if source == name else copied)[name] = _fitted(name, state[source], own)
             used.add(source)
+    absent = [name for name in ours if name not in loaded and _expected(name, state)]
+    if absent:
+        raise CheckpointError(
+            f"{len(absent)} weights of Swin-T's patch embedding, blocks and mergings are missing: found "
+            f"{len(loaded)} of ours, but not {shorten(absent, 3)}. Give a whole file of Swin-T (SwinV2 is another "
+            "network) or of a Swin-Unet"
+        )
     network.load_state_dict({**network.state_dict(), **loaded, **copied})
     return Report(
         tuple(loaded),
         filled=tuple(name for name in ours if name not in loaded and name not in copied),
         copied=tuple(copied),
         left=tuple(name for name in state if name not in used),
+    )
+
+
+def _expected(name: str, state: Mapping[str, Tensor]) -> bool:
+    """Whether a file as deep as `state` must have our encoder's weight `name`."""
+    match = re.match(r"(layers\.\d+\.blocks\.)(\d+)\.", name)
+    if match is None:
+        return name.startswith(("patch_embed.", "layers."))
+    stage, block = match[1], int(match[2])
+    return block == 0 or any(
+        int(key.removeprefix(stage).split(".")[0]) >= block
+        for key in state
+        if re.match(rf"{re.escape(stage)}\d+\.", key)
     )
 
 

@@ -245,6 +245,42 @@ def test_a_folder_needs_a_spacing(refused: Callable[..., str]) -> None:
     assert "--spacing Y X" in refused(published(network(channels=3).state_dict()))
 
 
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_few_names_of_swin_t(source: str, refused: Callable[..., str], tmp_path: Path) -> None:
+    _, state = backbone(source)
+    known = ("features.0.0.weight", "features.1.0.attn.qkv.weight", "features.7.1.norm1.weight")
+    known += ("patch_embed.proj.weight", "layers.0.blocks.0.attn.qkv.weight", "layers.3.blocks.1.norm1.weight")
+    few = {key: value for key, value in state.items() if key in known}
+    assert len(few) == 3
+    said = refused(few, "--plans", str(plans_file(tmp_path)))
+    assert "are missing: found 3 of ours, but not layers.0.blocks.0.attn.proj.bias" in said
+    assert "Give a whole file of Swin-T" in said
+
+
+@pytest.mark.parametrize("lost", ["layers.2.blocks.1.", "layers.3.blocks.", "layers.1.downsample.", "patch_embed.norm"])
+def test_a_part_of_the_encoder_is_missing(lost: str) -> None:
+    """Block 1 of the third stage has a successor; the other parts every Swin-T has."""
+    canonical, _ = canonical_state(backbone("official", (2, 2, 6, 2))[1])
+    made = network(channels=3)
+    before = {name: value.clone() for name, value in made.state_dict().items()}
+    with pytest.raises(CheckpointError, match=f"are missing: .* but not {lost}"):
+        initialise(made, {name: value for name, value in canonical.items() if not name.startswith(lost)})
+    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
+
+
+def test_a_shallower_file_fills_our_further_blocks() -> None:
+    canonical, _ = canonical_state(backbone("official", (2, 2, 1, 2))[1])
+    report = initialise(network(channels=3), canonical)
+    assert {name[:18] for name in report.filled if name.startswith("layers.")} == {"layers.2.blocks.1."}
+
+
+def test_torchvision_s_convnext(refused: Callable[..., str], tmp_path: Path) -> None:
+    state = {"features.0.0.weight": torch.zeros(96, 3, 4, 4), "features.1.0.block.0.weight": torch.zeros(96, 1, 7, 7)}
+    said = refused(state, "--plans", str(plans_file(tmp_path)))
+    assert "neither a Swin-Unet nor Swin-T's weights: found features.0.0.weight" in said
+    assert "torchvision (swin_t)" in said
+
+
 def test_plans_that_do_not_fit(refused: Callable[..., str], tmp_path: Path) -> None:
     state = backbone("official")[1]
     assert "2D network" in refused(state, "--plans", str(plans_file(tmp_path)), "-c", "3d_fullres")
