@@ -80,6 +80,7 @@ def parallel_step(rank: int, folder: str) -> Tensor:
     network = seeded()
     store = FeatureStore(network)
     step(nn.parallel.DistributedDataParallel(network), store, halves()[rank])
+    torch.distributed.barrier()  # the group ends when both are done
     torch.distributed.destroy_process_group()
     return gradients(network)
 

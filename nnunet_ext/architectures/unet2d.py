@@ -118,6 +118,8 @@ class PublishedUNet2d(nn.Module):
         ValueError: anything else that the network cannot be built with.
     """
 
+    supports_deep_supervision = False  # our trainers then leave it off
+
     def __init__(
         self,
         input_channels: int,

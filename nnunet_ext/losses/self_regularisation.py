@@ -99,11 +99,11 @@ class Teacher:
         ]
 
     def level(self, piece: int, size: tuple[int, ...]) -> Tensor:
-        """The piece pooled to a size: from the smallest level that it divides exactly, else from the full size."""
-        levels = self._levels[piece]
+        """The piece pooled to a size: from the smallest level that is as good as the full size."""
+        levels, full = self._levels[piece], self.sizes[piece]
         if size not in levels:
-            exact = [s for s in levels if all(a % b == 0 for a, b in zip(s, size, strict=True))]
-            source = min(exact, key=lambda s: levels[s].numel(), default=self.sizes[piece])
+            exact = [s for s in levels if _divides(full, s) and _divides(s, size)]
+            source = min(exact, key=lambda s: levels[s].numel(), default=full)
             with torch.no_grad():
                 levels[size] = pool(levels[source], size)
         return levels[size]
@@ -228,6 +228,10 @@ def draw(students: int, teachers: int, generator: torch.Generator | None) -> tup
     return torch.randperm(students, generator=generator)[:count], torch.randperm(teachers, generator=generator)[:count]
 
 
+def _divides(larger: Sequence[int], smaller: Sequence[int]) -> bool:
+    return all(a % b == 0 for a, b in zip(larger, smaller, strict=True))
+
+
 def _smaller(piece: Tensor, size: Sequence[int]) -> bool:
     return all(a <= b for a, b in zip(piece.shape[2:], size, strict=True))
 
@@ -254,4 +258,5 @@ def _normalised_features(features: Features) -> Features:
 def _rms_normalised(f: Tensor) -> Tensor:
     """Every channel map of every sample divided by its root mean square."""
     wide = f.to(torch.promote_types(f.dtype, torch.float32))
-    return wide / (wide.square().mean(tuple(range(2, f.dim())), keepdim=True).sqrt() + RMS_EPS)
+    squares = wide.square().mean(tuple(range(2, f.dim())), keepdim=True)
+    return wide * (squares + RMS_EPS**2).rsqrt()

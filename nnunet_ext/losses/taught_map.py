@@ -93,13 +93,16 @@ class _Taught(torch.autograd.Function):
         half, wide = f.shape[1] // 2, squares.dtype
         top, bottom = order[:half], order[order.numel() - half :]
         rows, axis = _as_stored(f)
-        difference = _chosen(rows, axis, top).sub_(_chosen(rows, axis, bottom))
-        distillation = _squares(difference, axis, wide).sum(dtype=torch.float64)
+        # Half the difference: the whole one of large values is beyond float16.
+        difference = _chosen(rows, axis, top).mul_(0.5).sub_(_chosen(rows, axis, bottom), alpha=0.5)
+        widest = torch.float32 if f.device.type == "mps" else torch.float64
+        distillation = 4 * _squares(difference, axis, wide).sum(dtype=widest)
         consistency = f.new_zeros((), dtype=wide)
         if target is not None:
-            cross = (f.sum(1, keepdim=True, dtype=wide) * target).sum(dtype=torch.float64)
-            constant = f.shape[1] * target.square().sum(dtype=torch.float64)
-            consistency = (squares.sum(dtype=torch.float64) - 2 * cross + constant).to(wide)
+            cross = (f.sum(1, keepdim=True, dtype=wide) * target).sum(dtype=widest)
+            constant = f.shape[1] * target.square().sum(dtype=widest)
+            # Rounding can leave less than nothing of a small difference between large values.
+            consistency = (squares.sum(dtype=widest) - 2 * cross + constant).clamp(min=0).to(wide)
         ctx.save_for_backward(f, target, top, bottom)
         ctx.detach_top = detach_top
         return consistency, distillation.to(wide)
@@ -110,17 +113,18 @@ class _Taught(torch.autograd.Function):
         f, target, top, bottom = ctx.saved_tensors
         rows, axis = _as_stored(f)
         partner = torch.arange(f.shape[1], device=f.device)
-        partner[top], partner[bottom] = bottom, top
-        pull = (2 * grad_ifd).expand(f.shape[1]).clone()
-        if ctx.detach_top:
-            pull[top] = 0
-        shape = [1] * f.dim()
-        shape[axis] = -1
-        own = pull if target is None else pull + 2 * grad_scr
-        grad = _chosen(rows, axis, partner).mul_(-pull.to(f.dtype).view(shape))
-        grad.addcmul_(rows, own.to(f.dtype).view(shape))
+        partner[bottom] = top
+        if not ctx.detach_top:
+            partner[top] = bottom
+        if target is None:
+            grad_scr = torch.zeros_like(grad_scr)
+        # Differences first and their small factor last: float16 would lose it in a product with a weight.
+        size = torch.maximum(grad_scr.abs(), grad_ifd.abs())
+        scr, ifd = ((part / size.clamp(min=torch.finfo(size.dtype).tiny)).to(f.dtype) for part in (grad_scr, grad_ifd))
+        grad = _chosen(rows, axis, partner).neg_().add_(rows).mul_(ifd)
         if target is not None:
-            grad.sub_((2 * grad_scr * target).to(f.dtype).movedim(1, axis))
+            grad.addcmul_(rows, scr).sub_((scr * target).to(f.dtype).movedim(1, axis))
+        grad.mul_(2 * size).masked_fill_(size == 0, 0)  # a skipped step's map may be infinite
         return grad.movedim(axis, 1), None, None, None, None
 
 

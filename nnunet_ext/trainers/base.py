@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pydoc
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -204,7 +205,8 @@ class BaseTrainer(nnUNetTrainer):
 
     def _choose_deep_supervision(self) -> None:
         """Off where the network has none, or where the plans give one scale only (nnU-Net's weights would be NaN)."""
-        if not self.supports_deep_supervision:
+        network_class = pydoc.locate(self.configuration_manager.network_arch_class_name)
+        if not (self.supports_deep_supervision and getattr(network_class, "supports_deep_supervision", True)):
             self.enable_deep_supervision = False
         if self.enable_deep_supervision:
             scales = len(self._get_deep_supervision_scales())

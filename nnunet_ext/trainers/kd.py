@@ -12,12 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ext.losses.class_distillation import class_distillation
+from nnunet_ext.losses.points import KDPoints
 from nnunet_ext.losses.self_regularisation import Features, Options, SelfRegularisation
 from nnunet_ext.losses.store import FeatureStore
 from nnunet_ext.trainers.base import BaseTrainer
 from nnunet_ext.trainers.variants import variant_attribute
 
 WARMUP_SHARE = 0.1  # of the epochs
+
+#: Class attributes of the published form; also of a recipe `_Published` together with `_KD`.
+PUBLISHED: Mapping[str, Any] = {"kd_matching": "random", "kd_warmup_epochs": 0}
 
 
 class KDLoss(nn.Module):
@@ -127,10 +131,19 @@ class KDMixin(BaseTrainer):
     def _kd_take(self) -> Features | None:
         return None if self.kd_store is None else self.kd_store.take()
 
+    def kd_points(self, network: nn.Module) -> KDPoints | None:
+        """Hook: where a network's features are, for one that does not say so itself; None: as it says.
+
+        Args:
+            network: without the wrappers of DDP and torch.compile.
+        """
+        return None
+
     def initialize(self) -> None:
         """As the base's; then the hooks are attached, before a compiled network is called."""
         super().initialize()
-        self.kd_store = FeatureStore(self.bare_network())
+        network = self.bare_network()
+        self.kd_store = FeatureStore(network, self.kd_points(network))
 
     def on_train_epoch_start(self) -> None:
         """As the base's; a new epoch's sums."""
@@ -166,9 +179,7 @@ class KDUNetTrainer(KDMixin):
     ``_Published``: the paper's form: random matching of channels and full weights from the start.
     """
 
-    OPTIONS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "Published": {"kd_matching": "random", "kd_warmup_epochs": 0},
-    }
+    OPTIONS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"Published": PUBLISHED}
 
 
 __getattr__ = variant_attribute(__name__)

@@ -54,6 +54,8 @@ def _derive(base: type, suffixes: tuple[str, ...]) -> type:
     if KD in suffixes:
         bases = (load("nnunet_ext.trainers.kd:KDMixin"), base)
     attributes = variant_attributes(base, (suffix for suffix in suffixes if suffix != KD))
+    if {KD, "Published"} <= set(suffixes):
+        attributes |= load("nnunet_ext.trainers.kd:PUBLISHED")
     documentation = f"``{base.__name__}`` with the suffixes {', '.join(suffixes)}."
     special = {"__module__": base.__module__, "__qualname__": name, "__doc__": documentation}
     return type(name, bases, {**attributes, **special})

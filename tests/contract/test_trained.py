@@ -208,4 +208,5 @@ def test_options_change_what_they_say() -> None:
         for name in option_names(entry):
             made, plain = trainer_named(name), trainer_named(base)
             assert issubclass(made, plain)
-            assert {key for key in vars(made) if not key.startswith("__")}, f"{name} changes nothing"
+            own = {key for key in vars(made) if not key.startswith("__")}
+            assert own or len(made.__bases__) > 1, f"{name} changes nothing"  # KD is a second base class

@@ -117,7 +117,7 @@ def test_normalised_terms_are_those_of_maps_divided_by_their_root_mean_square() 
     student, teacher = 3 * normal(2, 4, 4, 4), normal(2, 5, 8, 8, seed=1)
 
     def scaled(f: Tensor) -> Tensor:
-        return f / (f.square().mean((2, 3), keepdim=True).sqrt() + 1e-6)
+        return f / (f.square().mean((2, 3), keepdim=True) + 1e-12).sqrt()
 
     found, wanted = alone(student, teacher, normalise=True), alone(scaled(student), scaled(teacher))
     torch.testing.assert_close((found.scr, found.ifd), (wanted.scr, wanted.ifd))
@@ -238,4 +238,13 @@ def test_levels_of_the_teacher_are_exact() -> None:
     teacher = Teacher([full], "mean")
     for size in [(6, 10), (3, 5), (4, 5), (5, 7)]:
         wanted = functional.adaptive_avg_pool2d(full.mean(1, keepdim=True), size)
+        torch.testing.assert_close(teacher.level(0, size), wanted)
+
+
+def test_pooled_teachers_do_not_depend_on_other_maps() -> None:
+    """70 x 54 to 4 x 3 by way of 8 x 6, which itself has overlapping bins, would be another map."""
+    final = torch.randn(1, 5, 70, 54)
+    teacher = Teacher([final], "mean")
+    for size in ((35, 27), (17, 13), (8, 6), (4, 3)):
+        wanted = torch.nn.functional.adaptive_avg_pool2d(final.mean(1, keepdim=True), size)
         torch.testing.assert_close(teacher.level(0, size), wanted)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +141,11 @@ def test_nothing_is_stored_but_in_training() -> None:
         with torch.no_grad():
             network(torch.randn(1, 1, 16, 24))
         assert store.take() is None
-        assert not any(store._taken.values())
+        assert not any(store.taken.values())
         network(torch.randn(1, 1, 16, 24))
         assert store.take() is not None
         assert store.take() is None  # once
-        assert not any(store._taken.values())
+        assert not any(store.taken.values())
 
 
 def test_an_aborted_step_leaves_nothing_behind() -> None:
@@ -187,7 +189,7 @@ def test_recomputed_activations_are_not_taken_again() -> None:
     with capture(network) as store:
         kd_step.step(network, store, torch.randn(1, 1, 16, 24))
         assert store.take() is None
-        assert not any(store._taken.values())
+        assert not any(store.taken.values())
 
 
 class Checkpointed(nn.Module):
@@ -263,3 +265,46 @@ def test_two_processes_get_the_averaged_gradients(tmp_path: Path) -> None:
             kd_step.step(network, store, half)
         expected.append(kd_step.gradients(network))
     torch.testing.assert_close(found, (expected[0] + expected[1]) / 2, rtol=1e-5, atol=1e-7)
+
+
+class Overwriting(nn.Module):
+    """Changes a stage's result in place after the stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.high = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.low(x)
+        y += 10
+        high: Tensor = self.high(y)
+        return high
+
+
+OVERWRITTEN = KDPoints(((KDPoint("low"),),), (), KDPoint("high"))
+
+
+def test_an_overwritten_feature_is_said() -> None:
+    network = Overwriting()
+    with capture(network, OVERWRITTEN) as store:
+        network(torch.randn(1, 1, 8, 8))
+        with pytest.raises(RuntimeError, match="feature low was overwritten"):
+            store.take()
+
+
+def test_modules_called_unequally_are_said() -> None:
+    network = Overwriting()
+    with capture(network, OVERWRITTEN) as store:
+        x = torch.randn(1, 1, 8, 8)
+        network(x)
+        network.low(x)
+        with pytest.raises(RuntimeError, match=r"equally often.*'low': 2"):
+            store.take()
+
+
+def test_copies_do_not_fill_the_originals_store() -> None:
+    network = Overwriting()
+    with capture(network, OVERWRITTEN) as store:
+        for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+            twin(torch.randn(1, 1, 8, 8))
+        assert not any(store.taken.values())

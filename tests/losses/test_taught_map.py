@@ -169,3 +169,40 @@ def test_pool_leaves_a_map_of_that_size_alone() -> None:
     f, _ = drawn((2, 3, 6, 4))
     assert pool(f, (6, 4)) is f
     torch.testing.assert_close(pool(f, (3, 2)), torch.nn.functional.avg_pool2d(f, 2))
+
+
+def test_large_half_precision_values_stay_finite() -> None:
+    """A difference of 80 000 is beyond float16; its square is not beyond float32."""
+    f = torch.full((1, 2, 4, 4), 40000.0, dtype=torch.float16)
+    f[:, 1] = -40000
+    _, distillation = fused_sums(f, None)
+    torch.testing.assert_close(distillation, torch.tensor(16 * 80000.0**2))
+
+
+def test_small_factors_survive_float16() -> None:
+    """A loss' factor of 1e-10 is below float16's numbers; times the map and the gradient scaler's 65536 it is not."""
+    f, target = drawn((2, 6, 5, 4), torch.float32)
+    half = f.half().requires_grad_()
+    wide = half.detach().float().requires_grad_()
+    factor = torch.tensor(1e-6)
+    for x in (half, wide):
+        scr, ifd = fused_sums(x, target)
+        (factor * scr + factor / 3 * ifd).backward()
+    assert half.grad is not None
+    assert wide.grad is not None
+    torch.testing.assert_close(half.grad.float(), wide.grad, atol=6e-8, rtol=2e-3)
+
+
+def test_a_skipped_infinite_map_gets_no_gradient() -> None:
+    f = torch.randn(1, 4, 3, 3)
+    f[0, 1, 1, 1] = torch.inf
+    f.requires_grad_()
+    scr, ifd = fused_sums(f, torch.randn(1, 1, 3, 3))
+    torch.where(torch.isfinite(scr + ifd), scr + ifd, torch.zeros(())).backward()
+    assert f.grad is not None
+    assert torch.equal(f.grad, torch.zeros_like(f))
+
+
+def test_small_differences_of_large_values_are_not_negative() -> None:
+    f, target = 100 + 0.01 * torch.randn(1, 4, 8, 8), 100 + 0.01 * torch.randn(1, 1, 8, 8)
+    assert fused_sums(f, target)[0] >= 0

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ext import lookup
+from nnunet_ext.losses.points import KDPoint, KDPoints
 from nnunet_ext.losses.self_regularisation import Features, Options
 from nnunet_ext.trainers.base import BaseTrainer
 from nnunet_ext.trainers.kd import KDLoss, KDMixin, KDUNetTrainer
@@ -264,3 +265,22 @@ def test_skipped_terms_are_in_the_log(workspace: support.Workspace, planned: Pla
     trainer = train(workspace, planned("plain"), variant(Overflowing, "2its", "1epochs"))
     assert "KD was not finite in 2 of 2 steps, where it was left out" in support.log_of(trainer)
     assert np.isfinite(losses(trainer)).all()
+
+
+def test_a_trainer_may_state_the_points(workspace: support.Workspace, planned: Plans) -> None:
+    """For a network whose class is somebody else's."""
+    points = KDPoints(((KDPoint("encoder.stages.1"),),), (), KDPoint("decoder.stages.2"))
+    theirs = variant(KDUNetTrainer, "1its", "2epochs", kd_points=lambda self, network: points)
+    trainer = train(workspace, planned("plain"), theirs)
+    assert trainer.kd_store.points is points
+    assert len(lines(trainer)) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["KDUNetTrainer_Published", "SSHUNetTrainer_Published_KD", "SwinUNetTrainer_Published_KD"]
+)
+def test_published_recipes_have_the_published_form(name: str) -> None:
+    made: Any = trainer_class(name)
+    plain: Any = trainer_class("SSHUNetTrainer_KD")
+    assert (made.kd_matching, made.kd_warmup_epochs) == ("random", 0)
+    assert (plain.kd_matching, plain.kd_warmup_epochs) == ("mean", None)
