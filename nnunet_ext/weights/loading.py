@@ -182,6 +182,11 @@ def _clean(weights: Mapping[str, Any], name: str) -> dict[str, torch.Tensor]:
             raise CheckpointError(
                 f"{name}: {key} is not a dense tensor of real numbers but {value.dtype}, {value.layout}"
             )
+        if value.is_meta or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{name}: {key} claims the shape {tuple(value.shape)}, but the file holds fewer numbers for it; save "
+                "every weight in full, as value.contiguous()"
+            )
         value = value.detach()
         state[stripped] = (value.float() if value.is_floating_point() else value).contiguous()
     broken = [key for key, value in state.items() if not bool(torch.isfinite(value).all())]

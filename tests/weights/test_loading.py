@@ -131,12 +131,23 @@ def test_damaged_files(tmp_path: Path, kind: str) -> None:
         ({"state_dict": {}}, "no weights found"),
         ({"w": torch.tensor([1.0, float("nan")])}, "NaN or infinite weights in w"),
         ({"w": torch.eye(3).to_sparse()}, "w is not a dense tensor"),
+        ({"w": torch.zeros(1).expand(2**50)}, "w claims the shape .1125899906842624,., but the file holds fewer"),
+        ({"w": torch.zeros(4, device="meta")}, "w claims the shape .4,."),
         ({"w": torch.zeros(1), "module.w": torch.zeros(1)}, "two entries are called w"),
     ],
 )
 def test_unusable_content(tmp_path: Path, content: Any, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(write(tmp_path / "a.pt", content))
+
+
+def test_views_are_read(tmp_path: Path) -> None:
+    """A transposed part of a larger storage holds all its numbers, and may be empty."""
+    whole = torch.arange(12.0).reshape(3, 4)
+    state = read_checkpoint(write(tmp_path / "a.pt", {"w": whole[1:].T, "empty": torch.zeros(0, 3)})).state
+    assert state["w"].is_contiguous()
+    assert torch.equal(state["w"], whole[1:].T)
+    assert state["empty"].shape == (0, 3)
 
 
 def test_lists_in_messages_are_short() -> None:
