@@ -164,7 +164,7 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor]) -> Report:
     """
     ours = network.state_dict()
     adapted = {**state}
-    if COLOURS in adapted:
+    if COLOURS in adapted and adapted[COLOURS].is_floating_point():
         adapted[COLOURS] = adapt_channels(adapted[COLOURS], ours[COLOURS].shape[1])
     return transfer.load_weights(network, adapted, key_map(network))
 
@@ -229,6 +229,12 @@ def _expected(name: str, state: Mapping[str, Tensor]) -> bool:
 
 def _fitted(name: str, value: Tensor, own: Tensor) -> Tensor:
     """A weight of the file in the shape of ours."""
+    if not value.is_floating_point() or value.ndim != own.ndim or value.numel() == 0:
+        raise CheckpointError(
+            f"the weights cannot be used: {name} holds {value.dtype} of shape {tuple(value.shape)} in the file, where "
+            f"floating-point numbers of {own.ndim} axes, none of them empty, belong; give an undamaged file of Swin-T "
+            "or of a Swin-Unet"
+        )
     if name == COLOURS:
         value = adapt_channels(value, own.shape[1])
     elif name.endswith(TABLE):
@@ -261,8 +267,11 @@ def resize_table(table: Tensor, window: int) -> Tensor:
         window: positions along each axis of the new window.
     """
     side, wished = math.isqrt(table.shape[0]), 2 * window - 1
-    if side * side != table.shape[0]:
-        raise CheckpointError(f"a position bias table has {table.shape[0]} rows, which is no square number")
+    if side * side != table.shape[0] or side % 2 == 0:
+        raise CheckpointError(
+            f"a position bias table has {table.shape[0]} rows, which is no square of an odd number, as (2 * window - "
+            "1) ** 2 is; give an undamaged file of Swin-T or of a Swin-Unet"
+        )
     square = table.mT.reshape(1, -1, side, side)
     if wished > side:
         square = F.interpolate(square, (wished, wished), mode="bicubic", align_corners=False)
@@ -296,6 +305,17 @@ def headless(network: nn.Module) -> dict[str, Tensor]:
 
 
 def seeded(network_architecture: Mapping[str, Any], channels: int) -> nn.Module:
-    """The plans' network with a seeded initialisation; its head is for two classes and will not be used."""
-    with torch.no_grad():
-        return transfer.build_network(network_architecture, channels, 2)
+    """The plans' network with a seeded initialisation; its head is for two classes and will not be used.
+
+    Raises:
+        CheckpointError: no network has these arguments.
+    """
+    try:
+        with torch.no_grad():
+            return transfer.build_network(network_architecture, channels, 2)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"the plans' network cannot be built ({type(error).__name__}: {reason}); correct its arch_kwargs in the "
+            "plans, or plan anew with SwinUNetPlanner"
+        ) from error

@@ -93,18 +93,37 @@ def _start(
 
 def _planned(file: Path, configuration: str) -> tuple[dict[str, Any], int, list[str]]:
     """The plans' network, or the one that our trainer makes of them; the images' channels; what was assumed."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
     try:
         plans = json.loads(file.read_text(encoding="utf-8"))
-        settings = plans["configurations"][configuration]
+        if not isinstance(plans, dict):  # PlansManager would open a number or a string as a file
+            raise TypeError(f"expected an object, got {type(plans).__name__}")
+        settings = PlansManager(plans).get_configuration(configuration).configuration  # with what it inherits
         patch, channels = settings["patch_size"], len(settings["normalization_schemes"])
         architecture: dict[str, Any] = settings["architecture"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"cannot read the configuration {configuration!r} of {file} as plans: {error!r}") from error
+        ours = architecture["network_class_name"] == NETWORK_CLASS
+    except (AttributeError, OSError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"cannot read the configuration {configuration!r} of {file} as plans of nnU-Net ({error!r}): give the file "
+            "that nnUNetv2_plan_and_preprocess wrote, and one of its configurations to -c"
+        ) from error
+    if not isinstance(patch, list) or not patch or not all(type(edge) is int and edge > 0 for edge in patch):
+        raise UserError(
+            f"the patch_size of {configuration} in {file.name} must be a list of positive whole numbers; got {patch!r}:"
+            " correct it, or plan anew"
+        )
     if len(patch) != 2:
         raise UserError(
-            f"Swin-Unet is a 2D network; {configuration} of {file.name} has patches of {tuple(patch)} voxels"
+            f"Swin-Unet is a 2D network; {configuration} of {file.name} has patches of {tuple(patch)} voxels: give a "
+            "2D configuration to -c"
         )
-    if architecture["network_class_name"] == NETWORK_CLASS:
+    if channels < 1:
+        raise UserError(
+            f"the normalization_schemes of {configuration} in {file.name} must name one scheme for each channel; got "
+            "none: correct them, or plan anew"
+        )
+    if ours:
         return architecture, channels, []
     note = f"{file.name} plans another network: the checkpoint is for the Swin-Unet that {TRAINER_NAME} makes of it."
     return swinunet_architecture(patch), channels, [note]

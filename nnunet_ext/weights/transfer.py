@@ -63,7 +63,7 @@ def load_weights(
         What was loaded, zeroed and left to the initialisation; second names are the caller's to add.
 
     Raises:
-        CheckpointError: missing or unexpected names, or shapes that do not fit; nothing was loaded.
+        CheckpointError: missing or unexpected names, or shapes or types that do not fit; nothing was loaded.
     """
     ours = network.state_dict()
     _check(state, names, ours, optional)
@@ -84,6 +84,11 @@ def _check(
         for key, name in names.items()
         if key in state and state[key].shape != ours[name].shape
     ]
+    kinds = [
+        f"{key} is {state[key].dtype}, expected {ours[name].dtype}"
+        for key, name in names.items()
+        if key in state and ours[name].is_floating_point() and not state[key].is_floating_point()
+    ]
     problems = []
     if missing:
         problems.append(f"{len(missing)} missing: {shorten(missing)}")
@@ -91,5 +96,7 @@ def _check(
         problems.append(f"{len(unexpected)} unexpected: {shorten(unexpected)}")
     if shapes:
         problems.append(f"{len(shapes)} of another shape: {shorten(shapes, 3)}")
+    if kinds:
+        problems.append(f"{len(kinds)} of another type: {shorten(kinds, 3)}")
     if problems:
         raise CheckpointError("checkpoint does not fit the network inferred from it; " + "; ".join(problems))

@@ -119,8 +119,9 @@ def test_position_bias_tables_of_other_windows() -> None:
     larger = resize_table(table, 5)
     assert larger.shape == (81, 2)
     torch.testing.assert_close(larger[40], table[12])
-    with pytest.raises(CheckpointError, match="26 rows"):
-        resize_table(torch.zeros(26, 2), 2)
+    for rows in (26, 36):
+        with pytest.raises(CheckpointError, match=f"{rows} rows"):
+            resize_table(torch.zeros(rows, 2), 2)
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -248,8 +249,8 @@ def test_a_folder_needs_a_spacing(refused: Callable[..., str]) -> None:
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_few_names_of_swin_t(source: str, refused: Callable[..., str], tmp_path: Path) -> None:
     _, state = backbone(source)
-    known = ("features.0.0.weight", "features.1.0.attn.qkv.weight", "features.7.1.norm1.weight")
-    known += ("patch_embed.proj.weight", "layers.0.blocks.0.attn.qkv.weight", "layers.3.blocks.1.norm1.weight")
+    known = {"features.0.0.weight", "features.1.0.attn.qkv.weight", "features.7.1.norm1.weight"}
+    known |= {"patch_embed.proj.weight", "layers.0.blocks.0.attn.qkv.weight", "layers.3.blocks.1.norm1.weight"}
     few = {key: value for key, value in state.items() if key in known}
     assert len(few) == 3
     said = refused(few, "--plans", str(plans_file(tmp_path)))
@@ -289,6 +290,84 @@ def test_plans_that_do_not_fit(refused: Callable[..., str], tmp_path: Path) -> N
     said = refused(state, "--plans", str(wider))
     assert "(8, 3, 4, 4) in the file" in said or "(8, 1, 4, 4) in the file" in said
     assert "SwinUNetPlanner without _W<n>" in said
+
+
+BIAS = "layers.0.blocks.0.attn.relative_position_bias_table"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        (BIAS, torch.zeros(169), "torch.float32 of shape (169,)"),
+        (BIAS, torch.zeros(169, 1, dtype=torch.int64), "torch.int64 of shape (169, 1)"),
+        (BIAS, torch.zeros(0, 1), "torch.float32 of shape (0, 1)"),
+        ("patch_embed.proj.weight", torch.tensor(1.0), "torch.float32 of shape ()"),
+        ("patch_embed.proj.weight", torch.zeros(WIDTH), "torch.float32 of shape (8,)"),
+        ("patch_embed.proj.weight", torch.zeros(WIDTH, 0, 4, 4), "torch.float32 of shape (8, 0, 4, 4)"),
+        ("patch_embed.proj.weight", torch.zeros(WIDTH, 3, 4, 4, dtype=torch.int64), "torch.int64 of shape (8, 3, 4, 4"),
+    ],
+)
+def test_weights_of_another_type_or_axes(
+    name: str, value: Tensor, found: str, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    said = refused({**backbone("official")[1], name: value}, "--plans", str(plans_file(tmp_path)))
+    assert f"{name} holds {found}" in said
+    assert "give an undamaged file" in said
+
+
+def test_a_folder_s_weights_of_another_type(refused: Callable[..., str]) -> None:
+    state = published(network(channels=3).state_dict())
+    for name in ("patch_embed.proj.weight", "norm.weight"):
+        said = refused({**state, name: state[name].long()}, *SPACING)
+        assert f"1 of another type: {name} is torch.int64, expected torch.float32" in said
+
+
+def edit(file: Path, change: Callable[[dict[str, Any]], Any]) -> str:
+    """The plans with a changed configuration 2d."""
+    plans = json.loads(file.read_text())
+    change(plans["configurations"]["2d"])
+    file.write_text(json.dumps(plans))
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c["architecture"]["arch_kwargs"].update(window_size=1), "window_size must be at least 2"),
+        (lambda c: c["architecture"]["arch_kwargs"].update(window_size="x"), "network cannot be built (TypeError"),
+        (lambda c: c["architecture"]["arch_kwargs"].update(colour=1), "correct its arch_kwargs"),
+        (lambda c: c["architecture"]["arch_kwargs"].pop("conv_op"), "network cannot be built (KeyError: 'conv_op'"),
+        (lambda c: c["architecture"].pop("arch_kwargs"), "network cannot be built (KeyError: 'arch_kwargs'"),
+        (lambda c: c["architecture"].pop("network_class_name"), "(KeyError('network_class_name'))"),
+        (lambda c: c.update(architecture=3), "as plans of nnU-Net (TypeError"),
+        (lambda c: c.update(inherits_from="2d"), "one of its configurations to -c"),
+        (lambda c: c.update(patch_size=32), "must be a list of positive whole numbers; got 32"),
+        (lambda c: c.update(patch_size=[32, "32"]), "got [32, '32']"),
+        (lambda c: c.update(normalization_schemes=[]), "one scheme for each channel"),
+    ],
+)
+def test_broken_plans(
+    change: Callable[[dict[str, Any]], Any], said: str, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    assert said in refused(backbone("official")[1], "--plans", edit(plans_file(tmp_path), change))
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "3", '{"configurations": []}', "{"])
+def test_no_plans(content: str, refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "plans.json").write_text(content)
+    said = refused(backbone("official")[1], "--plans", str(tmp_path / "plans.json"))
+    assert "cannot read the configuration '2d'" in said
+
+
+def test_plans_with_inheritance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A configuration with a batch size of its own has the other's patch and network, as nnU-Net resolves it."""
+    file = plans_file(tmp_path)
+    plans = json.loads(file.read_text())
+    plans["configurations"]["2d_big"] = {"inherits_from": "2d", "batch_size": 64}
+    file.write_text(json.dumps(plans))
+    torch.save(backbone("official")[1], tmp_path / "weights.pth")
+    assert main(command(tmp_path, "weights.pth", "--plans", str(file), "-c", "2d_big")) == 0
+    assert "DATASET 2d_big FOLD" in capsys.readouterr().out
 
 
 def test_incomplete_and_foreign_weights(refused: Callable[..., str]) -> None:
