@@ -144,6 +144,8 @@ def suggestion(kind: Kind, name: str) -> str | None:
     """A sentence for a name that looks like a slip of one of ours (``SSHUnetTrainer_GSM``), else None."""
     bases = TRAINERS if kind == "trainer" else PLANNERS
     head, underscore, rest = name.partition("_")
+    if head.startswith("nnUNet"):  # nnU-Net's own names, and what others derive from them
+        return None
     for preset in ("XL", "L", "M", ""):
         near = _nearest(head.removesuffix(preset), bases, cutoff=0.85) if head.endswith(preset) else None
         if near is not None and kind != "network":

@@ -23,6 +23,19 @@ for _variable in (
     os.environ.pop(_variable, None)
 
 
+SLOWEST_FIRST = ("e2e", "test_trained", "test_trainers", "test_networks", "test_planners", "test_demo")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that with two workers none of them is left for the end."""
+
+    def place(item: pytest.Item) -> int:
+        parts = (*item.path.parent.parts, item.path.stem)
+        return next((i for i, name in enumerate(SLOWEST_FIRST) if name in parts), len(SLOWEST_FIRST))
+
+    items.sort(key=place)
+
+
 @pytest.fixture
 def own_registry() -> Iterator[None]:
     """Entries that the test registers are gone afterwards."""

@@ -87,7 +87,7 @@ def test_wrong_trainer_suffixes_get_a_sentence(suffixes: str, expected: str) -> 
 def test_kd_only_where_the_entry_offers_it() -> None:
     assert parse_trainer("FullTrainer_KD") is not None
     with pytest.raises(UnknownNameError, match="no suffix 'KD'"):
-        parse_trainer("SSHUNetTrainer_KD")
+        parse_trainer("KDUNetTrainer_KD")
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainer", "FullTrainers", "SSHUNetTrainerGSM", "", "_", "FullPlanner"])
