@@ -23,7 +23,9 @@ VERBS = {
     "plan": "nnUNetv2_plan_and_preprocess, with the same flags, where Python does not read our start-up file",
     "import-weights": "turn a published checkpoint into a model folder for nnU-Net's commands",
     "adapt-patch": "re-sample a UNETR++ checkpoint to another patch size, for -pretrained_weights",
+    "predict-volume": "predict at the images' own resolution or any other by an OSS-Net, in bounded memory",
     "redundancy": "show how much alike the channels of a trained model's feature maps are, stage by stage",
+    "mesh": "surfaces of classes and regions of a label map, of probabilities or of a trained OSS-Net",
     "demo": "plan, train, predict and evaluate on bundled MRI data by stock nnU-Net commands",
 }
 
@@ -99,7 +101,9 @@ _OWN: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argpa
 _MODULES = {
     "import-weights": "nnunet_ext.weights.cli",
     "adapt-patch": "nnunet_ext.weights.adapt_patch_command",
+    "predict-volume": "nnunet_ext.inference.predict_volume_command",
     "redundancy": "nnunet_ext.inference.redundancy_command",
+    "mesh": "nnunet_ext.inference.mesh_command",
     "demo": "nnunet_ext.demo",
 }
 
