@@ -85,8 +85,6 @@ class ModelField:
             logits = self._logits(grid.brick(start, shape))
             for target, (in_brick, in_box) in parts.items():
                 values[target][in_box] = margin_of(logits, target.values, self.regions)[in_brick].cpu().numpy()
-                    margin_of(logits[(slice(None), *in_brick)], target.values, self.regions).cpu().numpy()
-                )
         for target in boxes:
             yield target, values.pop(target)
 

@@ -51,8 +51,15 @@ def picture(surfaces: Sequence[Surface], title: str, space: str) -> bytes:
     FigureCanvasAgg(figure)
     low = np.min([surface.vertices.min(0) for surface in surfaces], axis=0)
     high = np.max([surface.vertices.max(0) for surface in surfaces], axis=0)
+    through = [one for one in surfaces if any(_surrounds(one, other) for other in surfaces if other is not one)]
+    layers = [[one for one in surfaces if one not in through], *([one] for one in sorted(through, key=_extent))]
     for view, axes in zip(VIEWS, figure.subplots(1, len(VIEWS)), strict=True):
-        axes.add_collection(_shaded(surfaces, view, space))
+        for depth, layer in enumerate(layer for layer in layers if layer):
+            drawn = _shaded(layer, view, space)
+            drawn.set_zorder(3 + depth)
+            if layer[0] in through:
+                drawn.set_agg_filter(_see_through)
+            axes.add_collection(drawn)
         _frame(axes, view, space, low, high)
     named = [Patch(color=colour_of(surface.number), label=surface.name) for surface in surfaces]
     figure.legend(handles=named, loc="outside lower center", ncols=min(len(named), 8), frameon=False)
@@ -73,20 +80,20 @@ def _shaded(surfaces: Sequence[Surface], view: View, space: str) -> PolyCollecti
         corners, normals = corners[towards], normals[towards]
         directions = np.stack([normals[:, axis] * sign for axis, sign in (view.right, view.up, view.viewer)], 1)
         shade = 0.35 + 0.65 * np.clip(directions @ (LIGHT / np.linalg.norm(LIGHT)), 0, 1)
-        alpha = SEE_THROUGH if any(_surrounds(surface, other) for other in surfaces if other is not surface) else 1.0
-        rgb = shade[:, None] * np.array(to_rgb(colour_of(surface.number)))
-        colours.append(np.concatenate([rgb, np.full((len(rgb), 1), alpha)], 1))
+        colours.append(shade[:, None] * np.array(to_rgb(colour_of(surface.number))))
         depths.append(corners[:, :, view.viewer[0]].mean(1) * view.viewer[1])
         shown = in_space(corners.reshape(-1, 3), space).reshape(corners.shape)
         triangles.append(shown[:, :, [view.right[0], view.up[0]]])
     order = np.argsort(np.concatenate(depths), kind="stable")
     faces = np.concatenate(colours)[order]
-    edges = np.where(faces[:, 3:] < 1, np.zeros_like(faces), faces)
-    collection = PolyCollection(
-        list(np.concatenate(triangles)[order]), facecolors=faces, edgecolors=edges, linewidths=0.3
-    )
-    collection.set_antialiased(False)
-    return collection
+    polygons = list(np.concatenate(triangles)[order])
+    return PolyCollection(polygons, facecolors=faces, edgecolors=faces, linewidths=0.3)
+
+
+def _see_through(image: np.ndarray, dpi: float) -> tuple[np.ndarray, float, float]:
+    """What was drawn, as a whole and not triangle by triangle, with less opacity."""
+    image[:, :, 3] *= SEE_THROUGH
+    return image, 0.0, 0.0
 
 
 def _smooth_normals(surface: Surface) -> np.ndarray:
@@ -109,6 +116,10 @@ def _surrounds(outer: Surface, inner: Surface) -> bool:
     """By their boxes."""
     low, high = outer.vertices.min(0), outer.vertices.max(0)
     return bool((low <= inner.vertices.min(0)).all() and (high >= inner.vertices.max(0)).all())
+
+
+def _extent(surface: Surface) -> float:
+    return float(np.prod(np.ptp(surface.vertices, axis=0)))
 
 
 def _frame(axes: Any, view: View, space: str, low: np.ndarray, high: np.ndarray) -> None:
