@@ -101,7 +101,7 @@ def parse_trainer(name: str) -> TrainerName | None:
     if base is None:
         return None
     entry = TRAINERS[base]
-    suffixes = tuple(name.split("_")[base.count("_") + 1 :])
+    suffixes = _joined(name.split("_")[base.count("_") + 1 :], entry.recipes)
     slots = trainer_slots(entry)
     _check_suffixes(f"no trainer named {name}", base, suffixes, slots, _grammar(base, trainer_suffixes(entry), "_"))
     return TrainerName(entry, suffixes)
@@ -152,6 +152,17 @@ def suggestion(kind: Kind, name: str) -> str | None:
             preset = preset if kind == "planner" else ""
             return f"no {kind} named {name}: did you mean {near}{preset}{underscore}{rest}?"
     return None
+
+
+def _joined(parts: list[str], recipes: Iterable[str]) -> tuple[str, ...]:
+    """Suffixes of the parts between underscores: recipes such as ``Published_C`` have one inside."""
+    known = {tuple(recipe.split("_")) for recipe in recipes if "_" in recipe}
+    suffixes: list[str] = []
+    while parts:
+        length = next((len(words) for words in known if tuple(parts[: len(words)]) == words), 1)
+        suffixes.append("_".join(parts[:length]))
+        parts = parts[length:]
+    return tuple(suffixes)
 
 
 def _longest_base(bases: Iterable[str], name: str, separator: str) -> str | None:

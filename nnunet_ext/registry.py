@@ -73,11 +73,20 @@ class PlannerEntry:
 
 @dataclass(frozen=True)
 class NetworkEntry:
-    """A network: its name, its class as ``"module:attribute"``, the dimensions it is made for, one line for people."""
+    """A network.
+
+    Attributes:
+        name: the network's name.
+        target: where its class is, as ``"module:attribute"``.
+        dimensions: spatial dimensions that it is made for.
+        planner: full name of the planner that plans it, where that is not the registered one of its own.
+        summary: one line for people.
+    """
 
     name: str
     target: str
     dimensions: tuple[int, ...] = (2, 3)
+    planner: str = ""
     summary: str = ""
 
 
@@ -121,6 +130,15 @@ TRAINERS: dict[str, TrainerEntry] = {
             summary="Swin-Unet: a U-Net of shifted-window transformer blocks, for images",
         ),
         TrainerEntry(
+            "OSSNetTrainer",
+            "nnunet_ext.trainers.ossnet:OSSNetTrainer",
+            network="OSSNetLocal",
+            planner="OSSNetPlanner",
+            recipes=("Published_ONet", "Published_A", "Published_B", "Published_C", "Published_D"),
+            deep_supervision=False,
+            summary="OSS-Net: occupancy networks, trained on points; memory hardly grows with the resolution",
+        ),
+        TrainerEntry(
             "KDUNetTrainer",
             "nnunet_ext.trainers.kd:KDUNetTrainer",
             network=STOCK_NETWORK,
@@ -153,6 +171,13 @@ PLANNERS: dict[str, PlannerEntry] = {
             network="SwinUNet",
             summary="Swin-Unet in 2d with its own measured memory; 3d stays on nnU-Net's network",
         ),
+        PlannerEntry(
+            "OSSNetPlanner",
+            "nnunet_ext.planners.ossnet:OSSNetPlanner",
+            network="OSSNetLocal",
+            recipes=("Published",),
+            summary="OSS-Net in 2d and 3d: larger patches for the same memory; the recipe plans whole volumes",
+        ),
     )
 }
 NETWORKS: dict[str, NetworkEntry] = {
@@ -174,6 +199,17 @@ NETWORKS: dict[str, NetworkEntry] = {
             "nnunet_ext.architectures.swinunet:SwinUNet",
             dimensions=(2,),
             summary="Swin-Unet for patches of any size, 2D (Cao et al. 2022), with timm's Swin blocks",
+        ),
+        NetworkEntry(
+            "OSSNetLocal",
+            "nnunet_ext.architectures.ossnet_local:OSSNetLocal",
+            summary="occupancy network that samples feature maps at points, for patches of any size, 2D and 3D",
+        ),
+        NetworkEntry(
+            "OSSNet",
+            "nnunet_ext.architectures.ossnet:OSSNet",
+            planner="OSSNetPlanner_Published",
+            summary="OSS-Net as published, for whole volumes of one size, 2D and 3D (Reich et al. 2021)",
         ),
     )
 }

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nnunet_ext.architectures.blocks.adaptive_decoding import Decoded, Presence, decode_grid
 from nnunet_ext.architectures.blocks.memory import conv_feature_map_units
 from nnunet_ext.architectures.blocks.point_grid import PointGrid, voxel_coordinates
+from nnunet_ext.architectures.blocks.pooling import pooled
 
 DecodeMode = Literal["dense", "adaptive", "budget"]
 DECODE_MODES: tuple[DecodeMode, ...] = ("dense", "adaptive", "budget")
@@ -30,7 +31,9 @@ class OccupancyNetwork(nn.Module):
         n_points: points a sample that a training step asks for; what memory is reckoned with.
         chunk_points: points decoded at once where nothing is to be differentiated.
         first_stride: of each axis, the first stride of the adaptive decoding.
+        strides: of each stage of the plans, for deep supervision.
         decode_mode: how dense logits are made in eval mode: "dense", "adaptive" or "budget"; may be set at any time.
+        decoder: has nnU-Net's switch `deep_supervision`.
     """
 
     supports_deep_supervision = False
@@ -41,7 +44,9 @@ class OccupancyNetwork(nn.Module):
     n_points: int
     chunk_points: int
     first_stride: tuple[int, ...]
+    strides: list[tuple[int, ...]]
     decode_mode: DecodeMode = "adaptive"
+    decoder: Any
 
     def encode(self, x: Tensor) -> Any:
         """What is computed once an image (B, C, *spatial): features, latents; passed on to `decode`."""
@@ -57,6 +62,10 @@ class OccupancyNetwork(nn.Module):
             on_grid: in training, so many points at the front are whole voxel indices; they cost less.
         """
         raise NotImplementedError
+
+    def decode_nearby(self, context: Any, coords: Tensor, x: Tensor) -> Tensor:
+        """`decode` for points that lie close together, without gradients; may look at the coordinates' values."""
+        return self.decode(context, coords, x)
 
     def coarse(self, context: Any) -> list[Tensor]:
         """Logits of the coarse heads for training, each (B, heads, *cells); none by default."""
@@ -77,19 +86,23 @@ class OccupancyNetwork(nn.Module):
         Returns:
             With `coords`, a tuple of point logits (B, K, N) and the list of coarse logits. Without, logits
             (B, K, *spatial): in training all voxels are decoded with gradients, which needs much memory; in eval mode
-            by `decode_mode`, without gradients.
+            by `decode_mode`, without gradients. With `decoder.deep_supervision`, for other trainers of nnU-Net's, a
+            list of these: the same logits averaged to the plans' lower scales, without the last.
         """
         self.check_patch_size(x.shape[2:])
         if coords is not None:
             context = self.encode(x)
             return self.decode(context, coords, x, on_grid), self.coarse(context)
-        return self._all_voxels(x) if self.training else self._dense_logits(x)
+        differentiated = self.training and torch.is_grad_enabled()
+        logits = self._all_voxels(x) if differentiated else self._dense_logits(x)
+        return self._at_scales(logits) if self.decoder.deep_supervision else logits
 
     def field(self, context: Any, x: Tensor) -> Any:
         """A function of coordinates (N, dim) that gives logits (K, N) of one encoded image x (1, C, *spatial)."""
 
         def logits_at(coords: Tensor) -> Tensor:
-            parts = [self.decode(context, part[None], x)[0].float() for part in coords.split(self.chunk_points)]
+            chunks = coords.split(self.chunk_points)
+            parts = [self.decode_nearby(context, part[None], x)[0].float() for part in chunks]
             return torch.cat(parts, 1)
 
         return logits_at
@@ -118,13 +131,20 @@ class OccupancyNetwork(nn.Module):
     @torch.compiler.disable  # the number of points depends on the data
     def _dense_logits(self, x: Tensor) -> Tensor:
         grid = PointGrid.of_voxels(x.shape[2:])
+        mode = "dense" if self.training else self.decode_mode
         with torch.no_grad():
-            return torch.stack([self.decode_points(self.encode(s), s, grid).logits for s in x.split(1)])
+            return torch.stack([self.decode_points(self.encode(s), s, grid, mode).logits for s in x.split(1)])
 
     def _all_voxels(self, x: Tensor) -> Tensor:
         coords = voxel_coordinates(x.shape[2:], x.device).expand(x.shape[0], -1, -1)
         logits = self.decode(self.encode(x), coords, x, on_grid=coords.shape[1])
         return logits.unflatten(2, x.shape[2:]).contiguous()
+
+    def _at_scales(self, logits: Tensor) -> list[Tensor]:
+        scales = [logits]
+        for stride in self.strides[1:-1]:
+            scales.append(pooled(scales[-1], stride))
+        return scales
 
     def check_patch_size(self, patch_size: Sequence[int]) -> None:
         """Raise a ValueError that names the size if the network cannot work with it."""

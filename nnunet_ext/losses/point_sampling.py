@@ -1,4 +1,4 @@
-"""Points to train on, drawn on the device from an augmented target: everywhere, near borders, near rare classes' borders.
+"""Points to train on, drawn on the device from an augmented target: everywhere, and near borders, of rare classes too.
 
 OSS-Net draws points with precomputed border maps in its data loader (``specs/ossnet.md`` 2.3, 2.4). Here the border
 comes from pooling the target, for any number of classes or regions, and every point carries the inverse of its

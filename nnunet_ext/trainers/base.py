@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ext import __version__
-from nnunet_ext.architectures.blocks.memory import BYTES_PER_UNIT, REFERENCE_BATCH_SIZE
+from nnunet_ext.architectures.blocks.memory import BYTES_PER_UNIT, REFERENCE_BATCH_SIZE, training_inputs
 from nnunet_ext.cores import limit_torch_threads
 from nnunet_ext.registry import TRAINERS, TrainerEntry
 from nnunet_ext.trainers import checks, networks
@@ -96,6 +96,7 @@ class BaseTrainer(nnUNetTrainer):
         checks.require_variables()
         plans = deepcopy(plans)
         plans.setdefault("continue_training", False)
+        self.dataset_json = dataset_json  # for `adapt_plans`; nnU-Net's constructor sets it, too
         plans = self.adapt_plans(plans, configuration)
         self._require_claimed(plans, configuration)
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -118,7 +119,7 @@ class BaseTrainer(nnUNetTrainer):
         """Hook: change the plans before nnU-Net sees them; plans.json and checkpoints then hold the effective network.
 
         With a ``network_class``, plans of another network are translated to it and ``network_options`` are written
-        into its arguments. Called before nnU-Net's constructor, so most attributes do not exist yet. Must leave adapted
+        into its arguments. Called before nnU-Net's constructor, so only `dataset_json` exists yet. Must leave adapted
         plans as they are.
 
         Args:
@@ -264,6 +265,7 @@ class BaseTrainer(nnUNetTrainer):
 
     def _freeze_unused_parameters(self) -> None:
         """Freeze what gets no gradient (heads of lower scales), which DDP would wait for; called before it wraps."""
+        patch = self.configuration_manager.patch_size
         with torch.device("meta"):
             network = self.build_network_architecture(
                 self.plans_manager,
@@ -272,8 +274,7 @@ class BaseTrainer(nnUNetTrainer):
                 self.label_manager.num_segmentation_heads,
                 False,
             )
-            data = torch.empty(1, self.num_input_channels, *self.configuration_manager.patch_size)
-        for name in unused_parameters(network, data):
+        for name in unused_parameters(network, *training_inputs(network, patch, self.num_input_channels)):
             self.bare_network().get_parameter(name).requires_grad_(False)
 
     def _seed_everything(self, seed: int) -> None:
@@ -409,7 +410,7 @@ class BaseTrainer(nnUNetTrainer):
         """
         self._warm_up()
         try:
-            result: dict[str, Any] = super().train_step(batch)
+            result = self.optimise(batch)
         except NonFiniteLossError as error:
             raise NonFiniteLossError(f"{error} {self._explain(batch)}") from None
         if math.isfinite(float(np.asarray(result["loss"]).item())):
@@ -422,6 +423,18 @@ class BaseTrainer(nnUNetTrainer):
         if self.skipped_steps >= SKIPPED_STEPS or self.grad_scaler is None:
             raise NonFiniteLossError(text)
         self.print_to_log_file(f"WARNING: {text} The gradient scaler skips this step.")
+        return result
+
+    def optimise(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Hook: forward, loss, backward and the optimizer's step; nnU-Net's.
+
+        Args:
+            batch: of the data loader, on the CPU.
+
+        Returns:
+            ``loss``: a numpy scalar.
+        """
+        result: dict[str, Any] = super().train_step(batch)
         return result
 
     def _explain(self, batch: dict[str, Any]) -> str:

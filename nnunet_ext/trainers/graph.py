@@ -8,16 +8,16 @@ from typing import Any
 from torch import Tensor, nn
 
 
-def unused_parameters(network: nn.Module, data: Tensor) -> list[str]:
+def unused_parameters(network: nn.Module, *inputs: Any) -> list[str]:
     """Names of the parameters that need a gradient and get none from the network's output.
 
     Follows the graph of one forward pass; nothing is differentiated, so network and data may be on the meta device.
 
     Args:
         network: in the state (training mode, deep supervision) that is asked about.
-        data: (B, C, *spatial), the network's input.
+        *inputs: of its forward pass: (B, C, *spatial), and what a network with `memory_probe` asks for beside.
     """
-    nodes = [tensor.grad_fn for tensor in _tensors(network(data)) if tensor.grad_fn is not None]
+    nodes = [tensor.grad_fn for tensor in _tensors(network(*inputs)) if tensor.grad_fn is not None]
     seen: set[Any] = set(nodes)
     reached: set[int] = set()
     while nodes:

@@ -65,7 +65,7 @@ def saved_bytes(
         for module in probe.modules():
             if isinstance(getattr(module, "deep_supervision", None), bool):
                 module.deep_supervision = True  # type: ignore[assignment]  # the module's own switch, a plain bool
-        inputs = _inputs(probe, tuple(int(i) for i in input_size), input_channels, batch_size)
+        inputs = training_inputs(probe, tuple(int(i) for i in input_size), input_channels, batch_size)
         return kept_for_backward(lambda: probe(*inputs), exclude=[*inputs, *probe.parameters(), *probe.buffers()])
 
 
@@ -125,11 +125,21 @@ def _meta_like(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor.detach(), device="meta", dtype=dtype)
 
 
-def _inputs(network: nn.Module, input_size: tuple[int, ...], channels: int, batch_size: int) -> tuple[Any, ...]:
+def training_inputs(
+    network: nn.Module, input_size: Sequence[int], channels: int, batch_size: int = 1
+) -> tuple[Any, ...]:
+    """Arguments of a training step's forward pass, on the device of the network's parameters.
+
+    Args:
+        network: with a method `memory_probe`, asked for them (see `saved_bytes`).
+        input_size: patch size in voxels, (D, H, W) or (H, W).
+        channels: channels of the image.
+        batch_size: samples.
+    """
     probe = getattr(network, "memory_probe", None)
     if probe is not None:
         return tuple(probe(input_size, batch_size))
-    return (torch.empty(batch_size, channels, *input_size, device="meta"),)
+    return (torch.empty(batch_size, channels, *input_size, device=next(network.parameters()).device),)
 
 
 def _tensors(nested: Any) -> Iterator[Tensor]:
