@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nnunet_ext.architectures.ossnet_plans import NETWORK_CLASS, VARIANTS
-from nnunet_ext.trainers.lookahead import Lookahead, PublishedRAdam
+from nnunet_ext.trainers.lookahead import Lookahead
 
 LEARNING_RATE = 3e-4
 EPOCHS = 50
@@ -57,7 +57,7 @@ def published_optimizer(
     The authors asked for another learning rate of the Padé coefficients; by a slip of the library they trained all
     parameters with that of the first group (``specs/ossnet.md`` 2.5).
     """
-    optimizer = Lookahead(PublishedRAdam([p for p in parameters if p.requires_grad], lr=learning_rate))
+    optimizer = Lookahead(torch.optim.RAdam([p for p in parameters if p.requires_grad], lr=learning_rate))
     milestones = sorted({max(1, round(epochs * share)) for share in MILESTONES})
     return optimizer, MultiStepSchedule(optimizer, learning_rate, milestones)
 
