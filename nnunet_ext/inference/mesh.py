@@ -24,6 +24,7 @@ SMALLEST = 1e-3  # of a field's absolute values: vertices keep off the grid's po
 POLISH_STEPS = 5
 POLISH_REACH = 0.5  # grid steps
 GRADIENT_STEP = 0.1  # grid steps
+LEAST_END = 0.05  # grid steps
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ def surface_of(
 ) -> Surface | None:
     """The surface on which a field is zero.
 
-    Where the inside touches the grid's end, the surface is closed half a step beyond the last points: for the grids of
-    `grid_of`, at the outer faces of the image's voxels.
+    Where the inside touches the grid's end, the surface is closed at the outer faces of the image's voxels, or half a
+    step beyond the last points where those are farther.
 
     Args:
         values: the field at the grid's points, positive inside; finite.
@@ -131,7 +132,7 @@ def surface_of(
     """
     if not (values > 0).any():
         return None
-    index, faces = _marching_cubes(values)
+    index, faces = _marching_cubes(values, _ends(grid, geometry))
     if polish is not None:
         free = ((index > 0) & (index < np.array(grid.shape) - 1)).all(1)  # not those that close it at the grid's end
         index[free] = polished(index[free], polish, grid, geometry)
@@ -142,13 +143,27 @@ def surface_of(
     return Surface(name, number, vertices, faces, pieces) if pieces else None
 
 
-def _marching_cubes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices in indices of the values, float64, and faces that turn outwards in a right-handed space."""
+def _ends(grid: PointGrid, geometry: Geometry) -> list[tuple[float, float]]:
+    """Grid steps from the first and the last point of each axis to where the image ends, at most a half."""
+    found = []
+    for n, count, scale, offset in zip(geometry.shape, grid.shape, grid.scale, grid.offset, strict=True):
+        before, after = (offset + 0.5) / scale, (n - 0.5 - offset - scale * (count - 1)) / scale
+        found.append((min(max(before, LEAST_END), 0.5), min(max(after, LEAST_END), 0.5)))
+    return found
+
+
+def _marching_cubes(values: np.ndarray, ends: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices in indices of the values, float64, and faces that turn outwards in a right-handed space.
+
+    Args:
+        values: positive inside.
+        ends: of each axis, how many steps before the first and after the last point the inside ends at most.
+    """
     padded = np.pad(values.astype(np.float32, copy=False), 1, mode="edge")
-    for axis in range(3):
-        for end in (0, -1):
+    for axis, steps in enumerate(ends):
+        for end, step in zip((0, -1), steps, strict=True):
             side = np.moveaxis(padded, axis, 0)[end]
-            np.negative(np.abs(side), out=side)
+            side[side > 0] *= (step - 1) / step  # a line between both values is zero there
     small = np.abs(padded) < SMALLEST
     padded[small] = np.where(padded[small] > 0, SMALLEST, -SMALLEST)
     vertices, faces, _, _ = marching_cubes(padded, 0.0, gradient_direction="ascent")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_ext.errors import UserError
+from nnunet_ext.inference.label_volume import image_affine
 from nnunet_ext.inference.mesh import Geometry
 
 NIBABEL_ENDINGS = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr")
@@ -91,21 +92,31 @@ def _by_nibabel(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return array.T, nifti_affine(image.affine)
 
 
-def reoriented_geometry(path: Path) -> Geometry:
-    """Where an image lies after nnU-Net's NibabelIOWithReorient has turned its axes to RAS."""
-    import nibabel
+def reoriented_geometry(path: Path, reader: str) -> Geometry | None:
+    """Where an image lies after one of nnU-Net's readers has turned its axes to RAS; None for those that turn nothing.
 
-    image: Any = nibabel.load(path)
-    turned = image.as_reoriented(nibabel.io_orientation(image.affine))
-    return Geometry(tuple(turned.shape[:3][::-1]), nifti_affine(turned.affine))
+    Args:
+        path: of an image that can be read.
+        reader: its name, as in plans.json.
+    """
+    if reader == "NibabelIOWithReorient":
+        import nibabel
+
+        image: Any = nibabel.load(path)
+        turned = image.as_reoriented(nibabel.io_orientation(image.affine))
+        return Geometry(tuple(turned.shape[:3][::-1]), nifti_affine(turned.affine))
+    if reader == "SimpleITKIOWithReorient":
+        import SimpleITK
+
+        image = SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(path)), "RAS")
+        affine = itk_affine(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+        return Geometry(tuple(image.GetSize()[::-1]), affine)
+    return None
 
 
 def geometry_of_properties(properties: dict[str, Any], shape: tuple[int, ...], spacing: tuple[float, ...]) -> Geometry:
-    """Where an image lies that one of nnU-Net's readers has read; where it does not say, at the origin."""
-    if "sitk_stuff" in properties and len(properties["sitk_stuff"]["spacing"]) == 3:
-        said = properties["sitk_stuff"]
-        return Geometry(shape, itk_affine(said["spacing"], said["origin"], said["direction"]))
-    if "nibabel_stuff" in properties:
-        said = properties["nibabel_stuff"]
-        return Geometry(shape, nifti_affine(said.get("reoriented_affine", said["original_affine"])))
-    return Geometry(shape, itk_affine(spacing[::-1], (0.0, 0.0, 0.0), np.eye(3)))
+    """Where an image (D, H, W) lies that one of nnU-Net's readers has read; where it does not say, at the origin."""
+    affine = image_affine(properties)
+    if affine is None:
+        return Geometry(shape, itk_affine(spacing[::-1], (0.0, 0.0, 0.0), np.eye(3)))
+    return Geometry(shape, nifti_affine(affine))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from nnunet_ext.inference.mesh_sources import Box, box_around
 BRICK = 128  # points along each axis
 ONE_PASS_BYTES = 2**31
 MARGIN = 2.0
+OUTSIDE = -10.0  # of the field where nnU-Net has cropped the image
 CHUNK = 2**17  # points asked for at once while vertices are polished
 
 
@@ -63,9 +63,8 @@ class ModelField:
         if coarse.shape == grid.shape and len(targets) * math.prod(grid.shape) * 4 <= ONE_PASS_BYTES:
             return dict.fromkeys(targets, ((0,) * 3, grid.shape))
         inside = {target: np.zeros(coarse.shape, dtype=bool) for target in targets}
-        for start, shape in _bricks((0,) * 3, coarse.shape):
-            logits = self._logits(coarse.brick(start, shape))
-            where = tuple(slice(first, first + n) for first, n in zip(start, shape, strict=True))
+        for where in self.field.bricks(coarse, BRICK):
+            logits = self._logits(coarse.brick([s.start for s in where], [s.stop - s.start for s in where]))
             for target, found in inside.items():
                 found[where] = (margin_of(logits, target.values, self.regions) > 0).cpu().numpy()
         return {target: box_around(found, coarse, grid, MARGIN) for target, found in inside.items() if found.any()}
@@ -75,10 +74,13 @@ class ModelField:
             return
         for target, (start, shape) in boxes.items():
             check_size(grid.brick(start, shape), target.name)
-        values = {target: np.full(shape, -1.0, dtype=np.float32) for target, (_, shape) in boxes.items()}
+        values = {target: np.full(shape, OUTSIDE, dtype=np.float32) for target, (_, shape) in boxes.items()}
         first = tuple(min(start[axis] for start, _ in boxes.values()) for axis in range(3))
         ends = tuple(max(start[axis] + shape[axis] for start, shape in boxes.values()) for axis in range(3))
-        for start, shape in _bricks(first, tuple(end - begin for begin, end in zip(first, ends, strict=True))):
+        union = grid.brick(first, tuple(end - begin for begin, end in zip(first, ends, strict=True)))
+        for where in self.field.bricks(union, BRICK):
+            start = tuple(s.start + begin for s, begin in zip(where, first, strict=True))
+            shape = tuple(s.stop - s.start for s in where)
             parts = {target: part for target, box in boxes.items() if (part := _common(start, shape, box)) is not None}
             if not parts:
                 continue
@@ -103,14 +105,6 @@ class ModelField:
             return np.concatenate(found) if found else np.zeros(0, np.float32)
 
         return at
-
-
-def _bricks(first: Sequence[int], shape: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Starts and shapes of bricks that cover a box of a grid."""
-    starts = [range(begin, begin + n, BRICK) for begin, n in zip(first, shape, strict=True)]
-    for start in itertools.product(*starts):
-        ends = [min(s + BRICK, begin + n) for s, begin, n in zip(start, first, shape, strict=True)]
-        yield start, tuple(end - s for end, s in zip(ends, start, strict=True))
 
 
 def _common(start: Sequence[int], shape: Sequence[int], box: Box) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:
@@ -139,21 +133,19 @@ def load_model(folder: Any, files: Sequence[Any], fold: str | None, checkpoint: 
     Raises:
         UserError: the model is none, or no OSS-Net, or the files are not its channels.
     """
-    from nnunet_ext.architectures.occupancy import OccupancyNetwork
     from nnunet_ext.inference.mesh_images import case_name
     from nnunet_ext.inference.mesh_labels import read_names
     from nnunet_ext.inference.patches import load_predictor
-    from nnunet_ext.inference.volume_field import CaseField
+    from nnunet_ext.inference.volume_field import CaseField, check_model
     from nnunet_ext.lookup import install
 
     install()
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     predictor, _ = load_predictor(folder, fold, checkpoint, chosen)
-    if not isinstance(getattr(predictor.network, "_orig_mod", predictor.network), OccupancyNetwork):
-        raise UserError(
-            f"{folder.name} is no OSS-Net, and has no field between voxels; predict with nnUNetv2_predict "
-            "--save_probabilities and give the .npz file instead"
-        )
+    try:
+        check_model(predictor)
+    except UserError as error:
+        raise UserError(f"{error}, with --save_probabilities for surfaces of its .npz files") from error
     channels = len(predictor.dataset_json["channel_names"])
     if len(files) != channels:
         raise UserError(f"{folder.name} needs {channels} channel(s) of the image by --image; got {len(files)}")

@@ -18,7 +18,9 @@ from nnunet_ext.inference.mesh import Surface
 from nnunet_ext.inference.mesh_files import colour_of, in_space
 
 LIGHT = np.array([0.35, 0.45, 0.82])  # to the right, up, towards the viewer
-SEE_THROUGH = 0.35
+SEE_THROUGH = 0.6
+MANY_FACES = 40_000
+CELLS = 160  # along the longest edge
 LETTERS = ("RL", "AP", "IS")  # at the lower and the higher end of LPS axes
 
 
@@ -49,6 +51,7 @@ def picture(surfaces: Sequence[Surface], title: str, space: str) -> bytes:
     """
     figure = Figure(figsize=(13.5, 5.2), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
+    surfaces = [_coarsened(surface) for surface in surfaces]
     low = np.min([surface.vertices.min(0) for surface in surfaces], axis=0)
     high = np.max([surface.vertices.max(0) for surface in surfaces], axis=0)
     through = [one for one in surfaces if any(_surrounds(one, other) for other in surfaces if other is not one)]
@@ -57,6 +60,7 @@ def picture(surfaces: Sequence[Surface], title: str, space: str) -> bytes:
         for depth, layer in enumerate(layer for layer in layers if layer):
             drawn = _shaded(layer, view, space)
             drawn.set_zorder(3 + depth)
+            drawn.set_in_layout(False)  # which would measure every triangle
             if layer[0] in through:
                 drawn.set_agg_filter(_see_through)
             axes.add_collection(drawn)
@@ -69,6 +73,20 @@ def picture(surfaces: Sequence[Surface], title: str, space: str) -> bytes:
     return content.getvalue()
 
 
+def _coarsened(surface: Surface) -> Surface:
+    """With one vertex in each cell that is about as large as a pixel; so that large surfaces are drawn soon enough."""
+    if len(surface.faces) <= MANY_FACES:
+        return surface
+    low = surface.vertices.min(0)
+    cells = np.floor((surface.vertices - low) / (np.ptp(surface.vertices, axis=0).max() / CELLS)).astype(np.int64)
+    _, cell = np.unique(cells @ [1, 2 * CELLS, 4 * CELLS**2], return_inverse=True)
+    number = np.bincount(cell)
+    vertices = np.stack([np.bincount(cell, surface.vertices[:, axis]) / number for axis in range(3)], 1)
+    faces = cell[surface.faces]
+    distinct = (faces != np.roll(faces, 1, axis=1)).all(1)
+    return Surface(surface.name, surface.number, vertices, faces[distinct], surface.pieces)
+
+
 def _shaded(surfaces: Sequence[Surface], view: View, space: str) -> PolyCollection:
     """All triangles that turn to the viewer, the farthest first."""
     triangles, colours, depths = [], [], []
@@ -79,21 +97,20 @@ def _shaded(surfaces: Sequence[Surface], view: View, space: str) -> PolyCollecti
         towards = facing[:, view.viewer[0]] * view.viewer[1] > 0
         corners, normals = corners[towards], normals[towards]
         directions = np.stack([normals[:, axis] * sign for axis, sign in (view.right, view.up, view.viewer)], 1)
-        shade = 0.35 + 0.65 * np.clip(directions @ (LIGHT / np.linalg.norm(LIGHT)), 0, 1)
+        shade = 0.45 + 0.55 * np.clip(directions @ (LIGHT / np.linalg.norm(LIGHT)), 0, 1)
         colours.append(shade[:, None] * np.array(to_rgb(colour_of(surface.number))))
         depths.append(corners[:, :, view.viewer[0]].mean(1) * view.viewer[1])
         shown = in_space(corners.reshape(-1, 3), space).reshape(corners.shape)
         triangles.append(shown[:, :, [view.right[0], view.up[0]]])
     order = np.argsort(np.concatenate(depths), kind="stable")
     faces = np.concatenate(colours)[order]
-    polygons = list(np.concatenate(triangles)[order])
+    polygons: Any = np.concatenate(triangles)[order]
     return PolyCollection(polygons, facecolors=faces, edgecolors=faces, linewidths=0.3)
 
 
-def _see_through(image: np.ndarray, dpi: float) -> tuple[np.ndarray, float, float]:
+def _see_through(image: Any, dpi: float) -> tuple[np.ndarray, float, float]:
     """What was drawn, as a whole and not triangle by triangle, with less opacity."""
-    image[:, :, 3] *= SEE_THROUGH
-    return image, 0.0, 0.0
+    return image * [1.0, 1.0, 1.0, SEE_THROUGH], 0.0, 0.0
 
 
 def _smooth_normals(surface: Surface) -> np.ndarray:

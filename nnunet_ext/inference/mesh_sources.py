@@ -211,7 +211,8 @@ def probability_file(path: Path, names: dict[str, tuple[int, ...]] | None, image
     except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise UserError(f"cannot read {path} as a file of probabilities: {error}") from error
     image = image or _image_beside(path)
-    geometry = reoriented_geometry(image) if _reader(path.parent) == "NibabelIOWithReorient" else read_image(image)[1]
+    geometry = read_image(image)[1]
+    geometry = reoriented_geometry(image, _reader(path.parent)) or geometry
     if values.ndim != 4 or values.dtype.kind != "f" or tuple(values.shape[1:]) != geometry.shape:
         raise UserError(
             f"{path} has numbers of shape {values.shape}, and {image} has voxels {geometry.shape}; they must be "
