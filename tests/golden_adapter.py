@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 try:
     import golden_kd
+    import golden_ossnet
     import golden_slices
     import golden_tools as golden
 except ModuleNotFoundError:  # loaded by its path, outside of pytest
     sys.path.append(str(Path(__file__).parent))
     import golden_kd
+    import golden_ossnet
     import golden_slices
     import golden_tools as golden
 
@@ -38,7 +40,7 @@ def run_fixture(method: str, spec: dict[str, Any], given: dict[str, np.ndarray])
     """Compute the outputs that a fixture names.
 
     Args:
-        method: the fixture's folder ("sshunet", "unetrpp").
+        method: the fixture's folder ("sshunet", "unetrpp", "selfreg", "ossnet").
         spec: the fixture's description: `kind`, `constructor`, `mode`, `state`, `inputs`, `outputs`.
         given: stored arrays that are inputs of the fixture, by name; they replace generated inputs of the same name.
 
@@ -57,6 +59,7 @@ def run_fixture(method: str, spec: dict[str, Any], given: dict[str, np.ndarray])
         ("selfreg", "swinunet"): lambda spec, inputs: _slices(spec, inputs, golden_slices.import_swinunet),
         ("selfreg", "unet"): lambda spec, inputs: _slices(spec, inputs, golden_slices.import_unet),
         **{("selfreg", kind): golden_kd.run for kind in ("kd_inter", "kd_intra", "kd_total", "kd_general")},
+        **{("ossnet", kind): _ossnet for kind in golden_ossnet.RUNNERS},
     }
     runner = runners.get((method, spec["kind"]))
     if runner is None:
@@ -150,6 +153,10 @@ def import_unetrpp(spec: dict[str, Any]) -> tuple[nn.Module, unetrpp_configurati
 
 def _slices(spec: dict[str, Any], inputs: dict[str, Tensor], load: Callable[..., nn.Module]) -> dict[str, Tensor]:
     return golden_slices.run(spec, load(spec, reference_weights(spec)), inputs["image"])
+
+
+def _ossnet(spec: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return golden_ossnet.run(spec, reference_weights(spec), inputs)
 
 
 def _only_eval(spec: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import golden_adapter
+import golden_ossnet
 import golden_slices
 import golden_tools as golden
 import pytest
@@ -15,7 +16,9 @@ from golden_adapter import import_sshunet, import_unetrpp, reference_weights, ru
 from torch import nn
 
 from nnunet_ext.architectures.unetrpp_plans import PRESETS, token_grids
-from nnunet_ext.weights import swinunet, unet2d, unetrpp
+from nnunet_ext.weights import ossnet, swinunet, unet2d, unetrpp
+from nnunet_ext.weights.ossnet_configuration import HEAD
+from nnunet_ext.weights.ossnet_configuration import Configuration as OSSNetConfiguration
 from nnunet_ext.weights.sshunet import build_network, key_map
 from nnunet_ext.weights.sshunet_configuration import from_constructor, gate_flags, infer_configuration
 from nnunet_ext.weights.unetrpp_configuration import Configuration as UNETRPPConfiguration
@@ -23,9 +26,11 @@ from nnunet_ext.weights.unetrpp_configuration import infer_configuration as infe
 
 GOLDEN = Path(__file__).parent / "golden"
 FIXTURES = sorted(path.relative_to(GOLDEN).with_suffix("") for path in GOLDEN.glob("*/*.json"))
-NETWORKS = [f for f in FIXTURES if golden.load(GOLDEN / f)[0]["kind"] in ("network", "swinunet", "unet")]
-TOLERANCES = {"sshunet": 1e-4, "unetrpp": 2e-4, "selfreg": 2e-4}
+NETWORKS = [f for f in FIXTURES if golden.load(GOLDEN / f)[0]["kind"] in ("network", "swinunet", "unet", "model")]
+TOLERANCES = {"sshunet": 1e-4, "unetrpp": 2e-4, "selfreg": 2e-4, "ossnet": 1e-4}
 """Method -> largest difference, as a part of the output's standard deviation."""
+OSSNET_TOLERANCE = 2e-4
+"""The same for whole OSS-Nets: in float32 the original differs from its own float64 values by 1.1e-4."""
 LOSS_TOLERANCE = 1e-5
 """The same for self-regularisation's losses and their gradients."""
 
@@ -37,7 +42,7 @@ def published(gate: str = "tsm", vfn: bool = False, classes: int = 14, **changes
 
 
 def test_fixtures_are_there() -> None:
-    for method, number in (("sshunet", 16), ("unetrpp", 11), ("selfreg", 15)):
+    for method, number in (("sshunet", 16), ("unetrpp", 11), ("selfreg", 15), ("ossnet", 25)):
         assert len([f for f in FIXTURES if f.parts[0] == method]) == number
 
 
@@ -46,7 +51,11 @@ def test_outputs_equal_the_authors(fixture: Path) -> None:
     spec, expected = golden.load(GOLDEN / fixture)
     outputs = run_fixture(fixture.parts[0], spec, golden.given_arrays(spec, expected))
     wanted = {entry["name"] for entry in spec["outputs"]} - set(spec["given"])
-    tolerance = LOSS_TOLERANCE if spec["kind"].startswith("kd_") else TOLERANCES[fixture.parts[0]]
+    tolerance = TOLERANCES[fixture.parts[0]]
+    if spec["kind"].startswith("kd_"):
+        tolerance = LOSS_TOLERANCE
+    elif spec["kind"] == "model":
+        tolerance = OSSNET_TOLERANCE
     assert set(outputs) == wanted
     for name in wanted:
         assert golden.compare(name, outputs[name], spec, expected) <= tolerance, name
@@ -62,6 +71,8 @@ def test_every_weight_matters(fixture: Path) -> None:
         expected = value.mT if key.endswith("epa_block.EF") else value
         if key == swinunet.COLOURS:
             expected = value.sum(1, keepdim=True)  # the one-channel image was repeated
+        if fixture.parts[0] == "ossnet" and key == HEAD:
+            expected = torch.cat([torch.zeros_like(value), value])  # the background has the logit 0
         torch.testing.assert_close(ours[names[key]], expected, rtol=0, atol=0)
     assert len(set(names.values())) == len(names)
     assert {key for key in names if not key.endswith("num_batches_tracked")} == {key for key, *_ in spec["state"]}
@@ -77,6 +88,9 @@ def named_weights(method: str, spec: dict[str, Any]) -> tuple[dict[str, str], nn
         load = golden_slices.import_swinunet if kind is swinunet else golden_slices.import_unet
         loaded = load(spec, reference_weights(spec))
         return kind.key_map(loaded), loaded
+    if method == "ossnet":
+        oss_net = golden_ossnet.import_ossnet(spec, reference_weights(spec))
+        return ossnet.key_map(oss_net), oss_net
     network, configuration = import_unetrpp(spec)
     return unetrpp.key_map(configuration), network
 
@@ -204,3 +218,58 @@ def test_unetrpp_in_training_mode_is_refused(name: str) -> None:
     spec, _ = golden.load(GOLDEN / "unetrpp" / name)
     with pytest.raises(ValueError, match="must be in eval mode"):
         run_fixture("unetrpp", {**spec, "mode": "train"}, {})
+
+
+PUBLISHED_OSSNETS = {"brats2020": (4, (16, 32, 64, 128), 320), "lits": (1, (8, 16, 32, 64, 128), 512)}
+"""Data set -> channels, features of the blocks, numbers of a latent vector."""
+OSSNET_PARTS = {
+    "onet_narrow": (False, False, False, False, False),
+    "onet": (False, False, False, False, False),
+    "A": (True, False, False, False, False),
+    "B": (True, True, False, False, False),
+    "C": (True, False, True, True, False),
+    "D": (True, True, True, True, False),
+    "C1": (True, False, True, False, False),
+    "C2": (True, True, True, False, False),
+    "D1": (True, False, False, False, True),
+    "D2": (True, True, False, False, True),
+}
+"""Configuration -> patches, large patches, skip encoder, coarse head, Fourier features."""
+
+
+@pytest.mark.parametrize(
+    ("name", "brats", "lits"),
+    [
+        ("onet_narrow", 3_309_313, 4_394_453),
+        ("onet", 6_890_753, 9_057_237),
+        ("A", 7_245_438, 9_409_177),
+        ("B", 7_254_358, 9_409_520),
+        ("C", 8_695_733, 10_866_490),
+        ("D", 8_704_653, 10_866_833),
+        ("C1", 8_679_733, 10_850_490),
+        ("C2", 8_688_653, 10_850_833),
+        ("D1", 7_278_206, 9_441_945),
+        ("D2", 7_287_126, 9_442_288),
+    ],
+)
+def test_ossnet_parameter_count(name: str, brats: int, lits: int) -> None:
+    """Without the background's logit, which the published models lack (specification ossnet 5.1)."""
+    width = 256 if name == "onet_narrow" else 512
+    for (data_set, (channels, features, latent)), count in zip(PUBLISHED_OSSNETS.items(), (brats, lits), strict=True):
+        configuration = OSSNetConfiguration(channels, features, latent, width, 5, *OSSNET_PARTS[name])
+        assert configuration.data_set == data_set
+        with torch.device("meta"):
+            network = ossnet.build_network(configuration)
+        assert sum(parameter.numel() for parameter in network.parameters()) - width == count
+
+
+@pytest.mark.parametrize(
+    ("name", "brats", "lits"), [("onet", 190, 207), ("A", 198, 215), ("B", 198, 215), ("C", 231, 256), ("D", 231, 256)]
+)
+def test_ossnet_entries(name: str, brats: int, lits: int) -> None:
+    """Specification ossnet 4: entries of the published files."""
+    for (channels, features, latent), entries in zip(PUBLISHED_OSSNETS.values(), (brats, lits), strict=True):
+        configuration = OSSNetConfiguration(channels, features, latent, 512, 5, *OSSNET_PARTS[name])
+        assert configuration.variant == {"onet": "ONet"}.get(name, name)
+        with torch.device("meta"):
+            assert len(ossnet.key_map(ossnet.build_network(configuration))) == entries
