@@ -6,7 +6,7 @@ A. Molina, P. Schramowski, K. Kersting, Padé Activation Units, ICLR 2020, in th
 (``specs/ossnet.md`` 1.1). Only x is kept for backward, in its own dtype; everything else is computed again. Arithmetic
 is float32 at least: x^5 leaves float16 at |x| = 9.
 
-`pade_terms` has the arithmetic for compilers, which make one kernel of it; `pade_pieces` that for a CPU in eager mode.
+`pade_terms` has the arithmetic for compilers, which make one kernel of it; `pade_pieces` that for eager mode.
 """
 
 from __future__ import annotations
@@ -97,4 +97,4 @@ class _Pade(torch.autograd.Function):
 
 
 def _in_pieces(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return not x.is_meta and not torch.compiler.is_compiling()

@@ -1,8 +1,8 @@
-"""The Padé activation unit on a CPU in eager mode, in pieces that fit the cache.
+"""The Padé activation unit in eager mode, in pieces.
 
-Each operator is a pass over memory there, so what counts is how few there are, and that a piece and its temporaries
-stay in a core's cache. While |x| <= MODERATE, P / Q as it stands is as exact as the form in 1 / x, and half the work. A
-piece with larger numbers (or NaN) takes that form.
+Each operator is a pass over memory there, so what counts is how few there are, that a piece and its temporaries stay in
+a core's cache, and that the temporaries are of pieces, not of the whole. While |x| <= MODERATE, P / Q as it stands is
+as exact as the form in 1 / x, and half the work. A piece with larger numbers (or NaN) takes that form.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from torch import Tensor
 from nnunet_ext.architectures.blocks.pade_terms import Terms
 
 PIECE = 2**15
-"""Values in one piece and thread: 128 KiB, so that seven buffers of it fit a core's second-level cache."""
+"""Values in one piece and thread of a CPU: 128 KiB, so that eight buffers of it fit a core's second-level cache."""
+DEVICE_PIECE = 2**22
+"""Values in one piece elsewhere: enough that a pass over them takes longer than its launch."""
 MODERATE = 2.0**12
-"""Bound of |x| below which powers of x up to the eighth, and products with gradients, are safe in float32."""
+"""Bound of |x| up to which powers of x, and their products with small gradients, stay far from float32's bounds."""
 
 
 def forward(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -35,7 +37,7 @@ def backward(grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor) ->
     grad_x = torch.empty_like(x)
     order = _memory_order(grad_x)
     pieces = _Pieces(x, numerator, denominator)
-    sums = torch.zeros(10, dtype=torch.float64)
+    sums = torch.zeros(10, dtype=torch.float64, device=x.device)
     for g, source, target in _split(pieces.size, _flat(grad, order), _flat(x, order), grad_x.permute(order).view(-1)):
         sums += pieces.gradients(g, source, target)
     return grad_x, sums[:6].to(numerator.dtype), sums[6:].to(denominator.dtype)
@@ -65,17 +67,20 @@ class _Pieces:
     """
 
     def __init__(self, x: Tensor, numerator: Tensor, denominator: Tensor) -> None:
-        self.size = max(1, min(PIECE * torch.get_num_threads(), x.numel()))
+        on_cpu = x.device.type == "cpu"
+        self.size = max(1, min(PIECE * torch.get_num_threads() if on_cpu else DEVICE_PIECE, x.numel()))
         self._coefficients = numerator, denominator
         self._dtype = torch.promote_types(x.dtype, torch.float32)
         self._always_moderate = x.dtype == torch.float16
-        self._buffers = [torch.empty(self.size, dtype=self._dtype) for _ in range(8)]
+        if not on_cpu and not self._always_moderate and x.numel() > 0:  # one question to the device, not one a piece
+            self._always_moderate = bool(torch.stack(torch.aminmax(x)).abs().amax() <= MODERATE)
+        self._buffers = [torch.empty(self.size, dtype=self._dtype, device=x.device) for _ in range(8)]
         n = numerator.to(self._dtype).unbind()
-        d = (torch.ones((), dtype=self._dtype), *denominator.abs().to(self._dtype).unbind())
+        d = (torch.ones((), dtype=self._dtype, device=x.device), *denominator.abs().to(self._dtype).unbind())
         self._n, self._d = n[::-1], d[::-1]  # highest powers first
         self._slopes = [k * c for k, c in enumerate(n)][:0:-1]
         self._falls = [k * c for k, c in enumerate(d)][:0:-1]
-        self._turn = torch.where(torch.signbit(denominator), 1.0, -1.0).double()
+        self._turn = torch.where(denominator < 0, 1.0, -1.0).double()
 
     def value(self, source: Tensor, target: Tensor) -> None:
         """Write f of the piece `source` into `target`."""

@@ -45,7 +45,7 @@ class Terms:
         """Of x, numerator and denominator, for the upstream gradient; the coefficients' in float64."""
         slopes = [k * n for k, n in enumerate(self.n)][1:]
         falls = [k * d for k, d in enumerate(self.sizes)][1:]
-        sign = torch.where(torch.signbit(self.x), -1.0, 1.0)
+        sign = torch.where(self.x < 0, -1.0, 1.0)  # compilers make slow code of torch.signbit
         w = grad / self.q
         s = self._choose(falls[::-1], falls, self.a) * torch.where(self.far, 1.0, sign)
         # Beyond |x| = 1, S / Q = sign(x) s / (|x| q), and f / x = h.
@@ -55,10 +55,15 @@ class Terms:
             powers.append(powers[-1] * self.t)
         turned = [torch.where(self.far, b, a) for a, b in zip(powers, powers[::-1], strict=True)]  # x^k, or x^(k-4)
         turned.append(torch.where(self.far, self.x, powers[4] * self.t))
-        numerator = [(w * power).sum(dtype=torch.float64) for power in turned]
+        numerator = [_total(w * power) for power in turned]
         v = -w * torch.where(self.far, self.h * self.x, self.h)
         denominator = [
-            torch.where(torch.signbit(d), -1.0, 1.0) * (v * power.abs()).sum(dtype=torch.float64)
+            torch.where(d < 0, -1.0, 1.0) * _total(v * power.abs())
             for d, power in zip(self.d, turned[1:5], strict=True)
         ]
         return grad_x, torch.stack(numerator), torch.stack(denominator)
+
+
+def _total(values: Tensor) -> Tensor:
+    """The sum in float64, of sums along the last axis: compilers make slow code of a sum of many float64."""
+    return (values.sum(-1) if values.dim() else values).sum(dtype=torch.float64)
