@@ -93,7 +93,7 @@ def check_image_size(size: Sequence[int], patch_size: Sequence[int]) -> None:
         ValueError: the text names both sizes.
     """
     if tuple(size) != tuple(patch_size):
-        given, made = (" x ".join(str(int(edge)) for edge in edges) for edges in (size, patch_size))
+        given, made = (tuple(int(edge) for edge in edges) for edges in (size, patch_size))
         raise ValueError(
             f"OSS-Net: this network was made for images of {made} voxels, whose positions and flattened features its "
             f"weights know; got {given}. Plan for that patch size, or use OSSNetLocal, which takes any."

@@ -165,23 +165,28 @@ class OSSNetTrainer(BaseTrainer):
     def _radius(self) -> tuple[int, ...]:
         return border_radius(self.configuration_manager.spacing)
 
-    def _prepare(self, batch: dict[str, Any], validation: bool = False) -> tuple[Tensor, OccupancyTarget]:
-        """A batch on the device: images, and points with their labels."""
-        data = batch["data"].to(self.device, non_blocking=True)
-        target = batch["target"].to(self.device, non_blocking=True)
-        ignored = None
-        manager = self.label_manager
+    def point_target(self, target: Tensor, validation: bool = False) -> OccupancyTarget:
+        """Points drawn from a batch's dense target (B, R, *spatial), nnU-Net's, with their labels.
+
+        Args:
+            target: labels, or regions with the ignored voxels' channel last.
+            validation: uniform points, the same places at every call.
+        """
+        ignored, manager = None, self.label_manager
         if manager.has_regions:
             if manager.has_ignore_label:
                 target, ignored = target[:, :-1], target[:, -1:] > 0
         elif manager.has_ignore_label:
             ignored = target == manager.ignore_label
             target = torch.where(ignored, 0, target)
-        generator = None
-        if validation:
-            generator = torch.Generator(self.device).manual_seed(VALIDATION_SEED)
-        points = draw_points(target, self.sampling(validation), ignored, generator)
-        return data, OccupancyTarget(points, target, ignored)
+        generator = torch.Generator(target.device).manual_seed(VALIDATION_SEED) if validation else None
+        return OccupancyTarget(draw_points(target, self.sampling(validation), ignored, generator), target, ignored)
+
+    def _prepare(self, batch: dict[str, Any], validation: bool = False) -> tuple[Tensor, OccupancyTarget]:
+        """A batch's images on the device, and points with their labels."""
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = batch["target"].to(self.device, non_blocking=True)
+        return data, self.point_target(target, validation)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()

@@ -7,7 +7,7 @@ from typing import Any
 
 import support
 from contract.network_checks import NetworkCase
-from contract.registered import CONFIGURATIONS, NETWORKS, PLANNERS, TRAINERS, small_planner
+from contract.registered import CONFIGURATIONS, NETWORKS, TRAINERS, planner_entry, small_planner
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext import lookup
@@ -43,8 +43,9 @@ class Planned:
                 plans, dimensions = self.workspace.plan(kind), (2, 3)
             else:
                 small: Any = lookup.find("planner", small_planner(planner))
-                plans = self.workspace.plan(kind, small, thin=not PLANNERS[planner].width)
-                dimensions = NETWORKS[PLANNERS[planner].network].dimensions
+                entry = planner_entry(planner)
+                plans = self.workspace.plan(kind, small, thin=not entry.width)
+                dimensions = NETWORKS[entry.network].dimensions
             for dimension in dimensions:
                 with self.workspace.environment():
                     self.workspace.preprocess(plans, CONFIGURATIONS[dimension])

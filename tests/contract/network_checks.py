@@ -19,7 +19,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 
 from nnunet_ext import registry
-from nnunet_ext.architectures.blocks.memory import BYTES_PER_UNIT, REFERENCE_BATCH_SIZE
+from nnunet_ext.architectures.blocks.memory import BYTES_PER_UNIT, REFERENCE_BATCH_SIZE, training_inputs
 from nnunet_ext.trainers.graph import unused_parameters
 
 CHANNELS, CLASSES = 2, 3
@@ -197,8 +197,8 @@ def check_gradients(case: NetworkCase) -> None:
     """Every parameter gets a gradient in a training step (DDP waits for all of them)."""
     with torch.device("meta"):
         network = case.build(deep_supervision=bool(case.scales)).train()
-        data = torch.empty(1, CHANNELS, *case.patch_size)
-    assert list(unused_parameters(network, data)) == []
+        inputs = training_inputs(network, case.patch_size, CHANNELS)
+    assert list(unused_parameters(network, *inputs)) == []
 
 
 def refusal(case: NetworkCase) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from nnunet_ext import registry
+from nnunet_ext.names import parse_planner
 from nnunet_ext.registry import NetworkEntry, PlannerEntry, TrainerEntry
 
 VARIABLE = "NNUNET_EXT_CONTRACT_PLUGINS"
@@ -87,9 +88,16 @@ def option_names(entry: TrainerEntry) -> list[str]:
     return [f"{entry.name}_{suffix}" for suffix in option_suffixes(entry)]
 
 
+def planner_entry(name: str) -> PlannerEntry:
+    """The registry's entry of a planner's full name."""
+    parsed = parse_planner(name)
+    assert parsed is not None, f"{name} is not registered"
+    return parsed.entry
+
+
 def small_planner(name: str) -> str:
     """A planner's name with four features in the first stage, where it has widths."""
-    return f"{name}_W4" if PLANNERS[name].width else name
+    return f"{name}_W4" if planner_entry(name).width else name
 
 
 def planner_names(entry: PlannerEntry) -> list[str]:
@@ -99,9 +107,10 @@ def planner_names(entry: PlannerEntry) -> list[str]:
     return names + ([f"{entry.name}_W4"] if entry.width else [])
 
 
-def planner_of(network: NetworkEntry) -> PlannerEntry:
-    """The planner that is registered for a network."""
-    found = [entry for entry in PLANNERS.values() if entry.network == network.name]
+def planner_of(network: NetworkEntry) -> str:
+    """The name of the planner that plans a network."""
+    found = [network.planner] if network.planner else []
+    found += [entry.name for entry in PLANNERS.values() if entry.network == network.name]
     if not found:
         raise pytest.UsageError(f"No planner is registered for the network {network.name}: it cannot be configured.")
     return found[0]
@@ -110,11 +119,10 @@ def planner_of(network: NetworkEntry) -> PlannerEntry:
 def trainers_of(network: NetworkEntry) -> list[str]:
     """The trainers of a network, and each with its options (not recipes and KD: they leave the network alone)."""
     found = [entry for entry in TRAINERS.values() if entry.network == network.name]
-    names = [
-        [entry.name, *(n for n in option_names(entry) if _last(n) not in (*entry.recipes, "KD"))] for entry in found
-    ]
-    return [name for group in names for name in group] or ["nnUNetTrainer"]
+    return [name for entry in found for name in (entry.name, *_network_options(entry))] or ["nnUNetTrainer"]
 
 
-def _last(name: str) -> str:
-    return name.rsplit("_", 1)[-1]
+def _network_options(entry: TrainerEntry) -> list[str]:
+    """The trainer with each option that may change its network."""
+    others = {f"{entry.name}_{suffix}" for suffix in (*entry.recipes, "KD")}
+    return [name for name in option_names(entry) if name not in others]

@@ -30,7 +30,7 @@ def case_of(planned: Planned) -> Callable[[Key], NetworkCase]:
         if key not in cases:
             network, trainer, kind, configuration = key
             entry = NETWORKS[network]
-            cases[key] = planned.network(entry, planner_of(entry).name, trainer, kind, configuration)
+            cases[key] = planned.network(entry, planner_of(entry), trainer, kind, configuration)
         return cases[key]
 
     return find

@@ -113,6 +113,21 @@ def logits_for(trainer: Any, target: Any) -> Any:
     return nested(lambda t: torch.randn(t.shape[0], heads, *t.shape[2:], generator=generator), target)
 
 
+def loss_of(trainer: Any, logits: Any, target: Any) -> Tensor:
+    """The trainer's loss; where it is over points, of the logits at some points of the target."""
+    if not hasattr(trainer, "point_target"):
+        loss: Tensor = trainer.loss(logits, target)
+        return loss
+    prepared = trainer.point_target(target, validation=True)
+    at_points: Any = prepared.points.coords.flip(-1)
+    for _ in range(logits.dim() - 4):  # as grid_sample wants it
+        at_points = at_points[:, None]
+    unit = 2 * at_points[:, None] / torch.tensor([edge - 1 for edge in reversed(logits.shape[2:])]) - 1
+    sampled = torch.nn.functional.grid_sample(logits, unit, mode="nearest", align_corners=True)
+    of_points: Tensor = trainer.loss((sampled.flatten(2), []), prepared)
+    return of_points
+
+
 def ignored(trainer: Any, target: Tensor) -> Tensor:
     """(B, 1, *spatial) bool: which voxels are ignored; the last channel with regions, else the label's value."""
     if trainer.label_manager.has_regions:
@@ -150,9 +165,9 @@ def test_loss_ignores_ignored_voxels(name: str, configuration: str, kind: str, p
             return [change(y, t) for y, t in zip(logits, target, strict=True)]
         return change(logits, target)
 
-    loss = trainer.loss(logits, target)
-    torch.testing.assert_close(trainer.loss(changed(where_ignored=True), target), loss)
-    assert not torch.isclose(trainer.loss(changed(where_ignored=False), target), loss)
+    loss = loss_of(trainer, logits, target)
+    torch.testing.assert_close(loss_of(trainer, changed(where_ignored=True), target), loss)
+    assert not torch.isclose(loss_of(trainer, changed(where_ignored=False), target), loss)
 
 
 @by_configuration
@@ -182,7 +197,7 @@ def test_batch_dice_is_respected(name: str, configuration: str, planned: Planned
             scales = trainer._get_deep_supervision_scales()
             steps = [(..., *(slice(None, None, round(1 / s)) for s in scale)) for scale in scales]
             target = [target[step] for step in steps]
-        losses.append(trainer.loss(logits_for(trainer, target), target))
+        losses.append(loss_of(trainer, logits_for(trainer, target), target))
     assert all(torch.isfinite(loss) for loss in losses)
     assert not torch.isclose(losses[0], losses[1])
 
