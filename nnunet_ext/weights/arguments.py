@@ -26,22 +26,25 @@ def add_size_arguments(group: _Group, patch_size: str, spacing: str) -> None:
     group.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help=f"mm; {spacing}")
 
 
-def add_dataset_arguments(group: _Group, published: Sequence[str], default_name: str) -> None:
+def add_dataset_arguments(
+    group: _Group, published: Sequence[str], default_name: str, default_labels: str = "class_1 class_2 ..."
+) -> None:
     """Add labels and name of the data set.
 
     Args:
         group: where to.
         published: data sets whose labels have names in `dataset_json.PUBLISHED_LABELS`.
         default_name: of the data set.
+        default_labels: what labels are called without the user's help.
     """
+    one_of = f", or one of: {', '.join(published)}" if published else ""
     named = group.add_mutually_exclusive_group()
     named.add_argument(
         "--dataset-json", type=Path, metavar="FILE", help="the dataset.json to take labels and channels from"
     )
     named.add_argument(
         "--labels", nargs="+", metavar="NAME",
-        help=f"names of the classes after the background, or one of: {', '.join(published)}; "
-        "default: class_1 class_2 ...",
+        help=f"names of the classes after the background{one_of}; default: {default_labels}",
     )  # fmt: skip
     group.add_argument("--dataset-name", metavar="DatasetXXX_NAME", help=f"default: {default_name}")
 

@@ -15,6 +15,7 @@ _NETWORKS = {
     "vit.": "UNETR",
     "inc.double_conv.": "the plain 2D U-Net of SelfReg-UNet (import-weights unet2d)",
     "swin_unet.": "Swin-Unet (import-weights swinunet)",
+    "decoder.blocks.0.cnb_1.": "OSS-Net (import-weights ossnet)",
     "concat_back_dim.": "Swin-Unet (import-weights swinunet)",
 }
 """Start of a name -> the network that has such."""
