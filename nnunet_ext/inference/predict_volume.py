@@ -19,7 +19,7 @@ from nnunet_ext.inference.label_volume import NIFTI, LabelVolume, save, whole, w
 from nnunet_ext.inference.volume_field import CaseField
 
 #: Points an edge of a brick at most, and logits of a brick at most.
-BRICK_EDGE, BRICK_LOGITS = 96, 1 << 23
+BRICK_EDGE, BRICK_LOGITS = 64, 1 << 23
 
 
 def output_grid(shape: Sequence[int], spacing: Sequence[float], wanted: Sequence[float] | None) -> PointGrid:

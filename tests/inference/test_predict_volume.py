@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import measure
 import nibabel
 import numpy as np
 import point_model
@@ -341,3 +342,28 @@ def test_imported_models_get_their_authors_preprocessing(
     assert np.allclose(faces(tmp_path / "out" / "a.nii.gz"), faces(images / "a_0000.nii.gz"), atol=1e-4)
     assert main([*command, "--spacing", "1"]) == 1
     assert "imported published one: it gives labels at the images' own voxels" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------------------- the memory
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_memory_does_not_grow_with_the_output(tmp_path: Path) -> None:
+    predictor = point_model.predictor(point_model.TinyPoints(1, 3).eval())
+    properties = SimpleITKIO().read_images([str(image(tmp_path / "a.nii.gz", point_model.PATCH))])[1]
+    field = CaseField(
+        predictor,
+        point_model.noise(1, *point_model.PATCH),
+        {**point_model.properties(point_model.PATCH), **properties},
+    )
+    peaks = []
+    for edge in (40, 72, 160):  # the first only loads what is needed
+        grid = PointGrid.resized(field.shape, (edge,) * 3)
+        with measure.extra_peak() as peak:
+            volume = LabelVolume(tmp_path / "labels", grid.shape, 2)
+            decode_labels(field, grid, volume)
+            save(volume, tmp_path / "a.nii.gz", grid, properties, None)
+        peaks.append(peak["peak"])
+    logits = 3 * 4 * 160**3
+    assert peaks[2] < peaks[1] + logits / 3
+    assert SimpleITK.ReadImage(str(tmp_path / "a.nii.gz")).GetSize() == (160,) * 3

@@ -14,6 +14,7 @@ from point_model import PATCH, TinyPoints, noise, predictor, properties
 
 from nnunet_ext.architectures.blocks import adaptive_decoding
 from nnunet_ext.architectures.blocks.point_grid import PointGrid, voxel_coordinates
+from nnunet_ext.architectures.ossnet_local import OSSNetLocal
 from nnunet_ext.errors import UserError
 from nnunet_ext.inference import volume_field
 from nnunet_ext.inference.volume_field import CERTAIN, CaseField
@@ -239,3 +240,28 @@ def test_adaptive_decoding_gets_the_presence(network: TinyPoints, monkeypatch: p
 def test_other_models_are_told_what_to_do(made: Any, text: str) -> None:
     with pytest.raises(UserError, match=text):
         CaseField.load(made(), ["nowhere.nii.gz"])
+
+
+# ------------------------------------------------------------------------------------------------------- a real network
+
+
+def test_a_real_network_gives_nnunets_prediction_and_the_same_labels_adaptively(single_precision: None) -> None:
+    torch.manual_seed(0)
+    strides = [[1] * 3, [2] * 3, [2] * 3]
+    network = OSSNetLocal(1, 3, [4, 8, 8], torch.nn.Conv3d, [[3] * 3] * 3, strides, 3).eval()
+    torch.nn.init.normal_(network.decoder.seg_layers[0].weight)
+    network.decode_mode = "dense"
+    shape = (20, 16, 24)
+    data = torch.nn.functional.interpolate(noise(1, 1, 3, 3, 3), size=shape, mode="trilinear")[0]
+    nnunets = predictor(network, patch=(16, 16, 16))
+    field, grid = CaseField(nnunets, data, properties(shape)), PointGrid.of_voxels(shape)
+    dense = field.logits(grid).logits
+    assert torch.allclose(dense, nnunets.predict_sliding_window_return_logits(data), atol=1e-3)
+    adaptive = field.logits(grid, "adaptive")
+    assert torch.allclose(adaptive.logits[:, adaptive.evaluated], dense[:, adaptive.evaluated], atol=1e-3)
+    assert (adaptive.logits.argmax(0) == dense.argmax(0)).float().mean() > 0.99
+    between = torch.tensor([[8.3, 4.2, 11.9]], requires_grad=True)
+    field.logits_at(between).sum().backward()
+    assert between.grad is not None
+    assert between.grad.abs().max() > 0
+    assert all(parameter.grad is None for parameter in network.parameters())
