@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from nnunet_ext.architectures.blocks.point_grid import PointGrid
 from nnunet_ext.errors import UserError
 
 NIFTI = (".nii", ".nii.gz")
+LONGEST = 32767  # voxels an axis of a NIfTI file
 _SLAB = 1 << 24  # bytes read at once
 
 
@@ -32,11 +34,18 @@ class LabelVolume:
             path: is overwritten.
             shape: (D, H, W), the last axis fastest in the file.
             highest: label; uint8 where that is enough, else uint16.
+
+        Raises:
+            OSError: there is no room for it.
         """
         self.path, self.shape = path, tuple(int(edge) for edge in shape)
         self.dtype = np.dtype(np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16)
+        size = math.prod(self.shape) * self.dtype.itemsize
         with path.open("wb") as file:
-            file.truncate(int(np.prod(self.shape)) * self.dtype.itemsize)
+            if hasattr(os, "posix_fallocate"):  # a disk that is full kills a process that writes to mapped memory
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
 
     def mapped(self, mode: Any = "r") -> np.memmap[Any, Any]:
         """All labels; pages that were touched stay in memory as long as this is referred to."""

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from nnunet_ext.architectures.blocks.point_grid import PointGrid
 from nnunet_ext.architectures.occupancy import DecodeMode
 from nnunet_ext.errors import UserError
-from nnunet_ext.inference.label_volume import NIFTI, LabelVolume, save, whole, write_nifti
+from nnunet_ext.inference.label_volume import LONGEST, NIFTI, LabelVolume, image_affine, save, whole, write_nifti
 from nnunet_ext.inference.volume_field import CaseField
 
 #: Points an edge of a brick at most, and logits of a brick at most.
@@ -83,10 +83,14 @@ def predict_case(
         The points whose labels were written, in voxels of the image.
 
     Raises:
-        UserError: the images cannot be read, or the model is none that this works for.
+        UserError: the images cannot be read or are not in 3D, the output is too large for its format, or the model is
+            none that this works for.
     """
     field = CaseField.load(predictor, files, mirroring=mirroring)
     grid = output_grid(field.shape, field.spacing, spacing)
+    image_affine(field.properties)
+    if max(grid.shape) > LONGEST:
+        raise UserError(f"an output of {grid.shape} voxels (z, y, x) is too large; give a coarser --spacing")
     manager = field.label_manager
     highest = max(manager.regions_class_order if field.regions else manager.all_labels)
     with _labels(target, grid.shape, highest) as labels:

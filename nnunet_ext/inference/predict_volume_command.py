@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="numbers, or all; several are averaged (default: the first that was trained)",
     )
     parser.add_argument("-chk", "--checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
-    parser.add_argument("-device", choices=("cpu", "cuda", "mps"), help="default: cuda where there is one, else cpu")
+    parser.add_argument("-device", choices=("cpu", "cuda"), help="default: cuda where there is one, else cpu")
     parser.add_argument(
         "--mode",
         choices=("adaptive", "dense", "budget"),

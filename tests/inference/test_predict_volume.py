@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import types
 from pathlib import Path
@@ -284,6 +286,26 @@ def test_a_bad_case_is_named_and_the_rest_goes_on(
     assert "there already" in capsys.readouterr().out
     assert (tmp_path / "out" / "b.nii.gz").stat().st_mtime_ns == stamp
     assert (tmp_path / "out" / "a.nii.gz").is_file()
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    assert main(["predict-volume", str(model), "-i", str(images), "-o", str(tmp_path / "out")]) == 1
+    assert "no space left on the device" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["dataset.json", "plans.json"]
+
+
+def test_an_output_too_large_for_its_format_is_refused_before_the_work(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["predict-volume", str(model), "-i", str(images), "-o", str(tmp_path / "out")]
+    assert main([*command, "--spacing", "0.8", "1e-4", "1.5"]) == 1
+    assert "a is not predicted: an output of (9, 120000, 14) voxels (z, y, x) is too large" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
