@@ -6,7 +6,8 @@ are interpolated, so that the logits are soft everywhere (``specs/ossnet.md`` 6.
 surface extraction, L. Mescheder et al., CVPR 2019, and of the subdivision of A. Kirillov et al., PointRend, CVPR 2020).
 
 Cells in which a class is said to occur (`Presence`) but that no point of the lattice has found are evaluated as well:
-structures between the coarsest points are not lost. Presence adds work, it never saves any.
+structures between the coarsest points are not lost. Presence adds work, it never saves any. A cell of several classes
+that have all been found gets none: their surfaces are followed anyway, and cells are large.
 """
 
 from __future__ import annotations
