@@ -160,12 +160,12 @@ def _marching_cubes(values: np.ndarray, ends: Sequence[tuple[float, float]]) -> 
         ends: of each axis, how many steps before the first and after the last point the inside ends at most.
     """
     padded = np.pad(values.astype(np.float32, copy=False), 1, mode="edge")
+    small = np.abs(padded) < SMALLEST
+    padded[small] = np.where(padded[small] > 0, SMALLEST, -SMALLEST)
     for axis, steps in enumerate(ends):
         for end, step in zip((0, -1), steps, strict=True):
             side = np.moveaxis(padded, axis, 0)[end]
             side[side > 0] *= (step - 1) / step  # a line between both values is zero there
-    small = np.abs(padded) < SMALLEST
-    padded[small] = np.where(padded[small] > 0, SMALLEST, -SMALLEST)
     vertices, faces, _, _ = marching_cubes(padded, 0.0, gradient_direction="ascent")
     return vertices.astype(np.float64) - 1, faces.astype(np.int64)
 

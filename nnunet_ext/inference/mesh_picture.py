@@ -105,7 +105,7 @@ def _shaded(surfaces: Sequence[Surface], view: View, space: str) -> PolyCollecti
     order = np.argsort(np.concatenate(depths), kind="stable")
     faces = np.concatenate(colours)[order]
     polygons: Any = np.concatenate(triangles)[order]
-    return PolyCollection(polygons, facecolors=faces, edgecolors=faces, linewidths=0.3)
+    return PolyCollection(polygons, facecolors=faces, edgecolors=faces, linewidths=0.6)
 
 
 def _see_through(image: Any, dpi: float) -> tuple[np.ndarray, float, float]:

@@ -10,11 +10,12 @@ import nibabel
 import numpy as np
 import pytest
 import trimesh
+from matplotlib.figure import Figure
 from mesh_shapes import Oblique
 
 from nnunet_ext.architectures.blocks.point_grid import PointGrid
 from nnunet_ext.errors import UserError
-from nnunet_ext.inference import mesh
+from nnunet_ext.inference import mesh, mesh_picture
 from nnunet_ext.inference.mesh import Geometry, Surface, grid_of, polished, surface_of
 from nnunet_ext.inference.mesh_files import encoded, in_space, write_whole
 from nnunet_ext.inference.mesh_images import geometry_of_properties, itk_affine, read_image, reoriented_geometry
@@ -95,7 +96,7 @@ def test_it_is_closed_where_the_image_ends(kind: str) -> None:
     source: Source = LabelMap("case", inside, geometry)
     if kind == "probabilities":
         source = Probabilities("case", inside[None].astype(np.float32), geometry, [Target("label1", (0,), 1)], True)
-    for spacing in (None, (0.7, 0.6, 0.5)):
+    for spacing in (None, (0.7, 0.6, 0.35)):
         found = as_trimesh(made(source, spacing)["label1"])
         assert found.is_watertight
         assert found.bounds[0] / [2, 1, 1] == pytest.approx([-0.5, 2.5, 7.5], abs=0.2)
@@ -184,8 +185,26 @@ def test_polishing_reaches_half_a_step_at_most_and_never_makes_it_worse() -> Non
     assert moved == pytest.approx(start - [0.5, 0, 0])
     flat = polished(start, lambda x: np.full(len(x), 3.0), grid, CUBE)
     assert flat == pytest.approx(start)
-    turns = polished(start, lambda x: 1 + (x[:, 0] - 2) ** 2, grid, CUBE)  # no zero; the best is at 2
-    assert np.abs(turns[0] - start[0]).max() <= 1e-9
+    many = np.random.default_rng(0).uniform(1, 3, (50, 3))
+
+    def waves(x: np.ndarray) -> np.ndarray:
+        return np.sin(17 * x).sum(1) + 3.1  # never zero
+
+    scale = np.array(grid.scale)
+    moved = polished(many, waves, grid, CUBE)
+    assert (waves(moved * scale) <= waves(many * scale) + 1e-9).all()
+    assert (waves(moved * scale) < waves(many * scale) - 0.01).any()
+
+
+def test_polishing_moves_along_the_gradient_in_millimetres() -> None:
+    geometry = Geometry((9, 9, 9), np.diag([3.0, 1.0, 0.5, 1.0]))
+    grid = PointGrid((5, 5, 5), (0.5, 2.0, 2.0), (0.0, 0.0, 0.0))
+    normal = np.array([2.0, -1.0, 0.5])
+    start = np.array([[2.0, 2.0, 2.0]])
+    at = geometry.to_world(start * grid.scale) @ normal + 0.2
+    moved = polished(start, lambda x: geometry.to_world(x) @ normal - at, grid, geometry)
+    step = geometry.to_world(moved * grid.scale) - geometry.to_world(start * grid.scale)
+    assert step[0] == pytest.approx(0.2 * normal / (normal @ normal))
 
 
 # ---------------------------------------------------------------------------------------------------------- the files
@@ -250,6 +269,19 @@ def test_the_picture_is_drawn_for_many_triangles_too(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("nnunet_ext.inference.mesh_picture.MANY_FACES", 10)
     monkeypatch.setattr("nnunet_ext.inference.mesh_picture.CELLS", 5)
     assert len(picture(surfaces, "case", "LPS")) > 5000
+
+
+@pytest.mark.parametrize("space", ["LPS", "RAS"])
+def test_pictures_have_the_patients_left_on_the_right(space: str) -> None:
+    """Front and from below as radiologists look; from the left, the face looks to the left."""
+    low, high = np.array([-10.0, 20, 30]), np.array([40.0, 60, 90])
+    for view, corner in zip(mesh_picture.VIEWS, [(1, 1, 1), (1, 1, 1), (1, 0, 1)], strict=True):
+        axes = Figure().add_subplot()
+        mesh_picture._frame(axes, view, space, low, high)
+        upper_right = in_space(np.where(corner, high, low)[None], space)[0]
+        ends = axes.get_xlim()[1], axes.get_ylim()[1]
+        assert ends == pytest.approx(upper_right[[view.right[0], view.up[0]]], abs=3.01)
+        assert axes.get_aspect() == 1
 
 
 # ----------------------------------------------------------------------------------------------- where an image lies

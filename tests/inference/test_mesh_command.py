@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,11 @@ from mesh_shapes import Oblique
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_ext.architectures.blocks.adaptive_decoding import Decoded
+from nnunet_ext.architectures.blocks.point_grid import PointGrid, voxel_coordinates
 from nnunet_ext.cli import main
 from nnunet_ext.inference import mesh_model, volume_field
+from nnunet_ext.inference.mesh import grid_of, surface_of
 
 SHAPE = Oblique(size=(34, 40, 26), spacing=(0.9, 1.0, 1.3))
 NAMES = {"background": 0, "organ": 1, "core": 2, "rest": 3, "ignore": 4}
@@ -291,6 +296,41 @@ def test_a_model_is_asked_at_any_spacing(
         assert np.sqrt((SHAPE.distance(plain.vertices) ** 2).mean()) > 2 * np.sqrt((errors**2).mean())
     else:
         assert found.volume == pytest.approx(mesh_shapes.VOLUME, rel=0.01)
+
+
+def test_a_model_is_asked_only_where_a_class_lies() -> None:
+    """Of three classes, two are balls far apart; each gets its field in a box around it."""
+    asked: list[PointGrid] = []
+
+    class Field:
+        shape, spacing, properties = (24, 24, 60), (1.0, 1.0, 1.0), {"spacing": (1.0, 1.0, 1.0)}
+
+        def logits_at(self, coords: torch.Tensor) -> torch.Tensor:
+            middles = torch.tensor([[11.0, 12, 12], [12.0, 11, 48]])
+            depths = [5 - (coords - middle).norm(dim=1) for middle in middles]
+            return torch.stack([torch.zeros_like(depths[0]), *depths])
+
+        def logits(self, grid: PointGrid) -> Decoded:
+            asked.append(grid)
+            found = self.logits_at(grid.coordinates(voxel_coordinates(grid.shape).long())).unflatten(1, grid.shape)
+            return Decoded(found, torch.ones(grid.shape, dtype=torch.bool))
+
+        def bricks(self, grid: PointGrid, edge: int) -> list[tuple[slice, ...]]:
+            starts = itertools.product(*(range(0, n, 16) for n in grid.shape))
+            return [tuple(slice(s, min(s + 16, n)) for s, n in zip(start, grid.shape, strict=True)) for start in starts]
+
+    source = mesh_model.ModelField("case", Field(), {"first": (1,), "second": (2,)}, regions=False)
+    grid = grid_of(source.geometry, (0.5, 0.5, 0.5))
+    boxes = source.boxes(source.targets, grid)
+    coarse, asked[:] = list(asked), []
+    found = dict(source.fields(boxes, grid))
+    assert sum(math.prod(part.shape) for part in coarse) == math.prod(Field.shape)
+    assert sum(math.prod(part.shape) for part in asked) < 0.5 * math.prod(grid.shape)
+    for target, middle in zip(source.targets, [(11, 12, 12), (12, 11, 48)], strict=True):
+        surface = surface_of(found[target], grid.brick(*boxes[target]), source.geometry, name=target.name)
+        assert surface is not None
+        expected = np.array(middle)[::-1]
+        assert np.linalg.norm(surface.vertices - expected, axis=1) == pytest.approx(5, abs=0.05)
 
 
 def test_regions_and_joined_classes_of_logits() -> None:
