@@ -100,7 +100,7 @@ def predict_case(
 
 
 def predict_published_case(
-    predictor: Any, files: Sequence[str], target: Path, adapter: str, *, mode: DecodeMode | None = None
+    predictor: Any, files: Sequence[str], target: Path, adapter: str, *, mode: str | None = None
 ) -> PointGrid:
     """Predict a case by an imported published network, with its authors' preprocessing instead of nnU-Net's.
 
@@ -109,7 +109,7 @@ def predict_published_case(
         files: the case's channels, NIfTI.
         target: the image to write, NIfTI.
         adapter: name of the preprocessing.
-        mode: how points are decoded; None for the network's own.
+        mode: how points are decoded, "reference" as by the authors; None for the network's own.
 
     Returns:
         The image's voxels, axes (z, y, x).

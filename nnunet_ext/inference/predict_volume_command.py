@@ -45,8 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-device", choices=("cpu", "cuda"), help="default: cuda where there is one, else cpu")
     parser.add_argument(
         "--mode",
-        choices=("adaptive", "dense", "budget"),
-        help="evaluate where classes meet, everywhere, or a fixed number of points (default: the network's own)",
+        choices=("adaptive", "dense", "budget", "reference"),
+        help="evaluate where classes meet, everywhere, a fixed number of points, or (imported published models only) as "
+        "the authors' own procedure does (default: the network's own)",
     )
     parser.add_argument(
         "--mirroring", action="store_true", help="average over mirrored windows, as nnUNetv2_predict does: slower"
@@ -116,6 +117,8 @@ def _prepare(
     adapter = case_adapter(predictor)
     if adapter is None:
         check_model(predictor)
+        if args.mode == "reference":
+            raise UserError("--mode reference is for imported published models; take adaptive, dense or budget")
     elif spacing is not None or args.mirroring or len(args.folds or ()) > 1:
         raise UserError(
             "the model is an imported published one: it gives labels at the images' own voxels, of one fold and "

@@ -314,6 +314,7 @@ def test_an_output_too_large_for_its_format_is_refused_before_the_work(
         (["--spacing", "1", "2"], "--spacing takes one number of millimetres or three, each above 0; got 1 2"),
         (["--spacing", "0"], "each above 0; got 0"),
         (["--spacing", "nan"], "each above 0; got nan"),
+        (["--mode", "reference"], "--mode reference is for imported published models"),
         (["-f", "0", "7"], "has no fold 7 with checkpoint_final.pth; there is: 0, 1"),
     ],
 )
@@ -356,9 +357,9 @@ def test_imported_models_get_their_authors_preprocessing(
     module = types.ModuleType("published_volume")
     module.predict_published = predict_published  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "nnunet_ext.inference.published_volume", module)
-    command = ["predict-volume", str(model), "-i", str(images), "-o", str(tmp_path / "out"), "--mode", "dense"]
+    command = ["predict-volume", str(model), "-i", str(images), "-o", str(tmp_path / "out"), "--mode", "reference"]
     assert main(command) == 0
-    assert given == ["lits", "dense"] * 2
+    assert given == ["lits", "reference"] * 2
     voxels = labels_of(images / "a_0000.nii.gz")
     assert np.array_equal(labels_of(tmp_path / "out" / "a.nii.gz"), voxels > 2)
     assert np.allclose(faces(tmp_path / "out" / "a.nii.gz"), faces(images / "a_0000.nii.gz"), atol=1e-4)
