@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode",
         choices=("adaptive", "dense", "budget", "reference"),
-        help="evaluate where classes meet, everywhere, a fixed number of points, or (imported published models only) as "
-        "the authors' own procedure does (default: the network's own)",
+        help="evaluate where classes meet, everywhere, a fixed number of points, or, of imported published models only, "
+        "as the authors' own procedure does (default: the network's own)",
     )
     parser.add_argument(
         "--mirroring", action="store_true", help="average over mirrored windows, as nnUNetv2_predict does: slower"
