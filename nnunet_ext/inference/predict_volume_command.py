@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode",
         choices=("adaptive", "dense", "budget", "reference"),
-        help="evaluate where classes meet, everywhere, a fixed number of points, or, of imported published models only, "
+        help="evaluate where classes meet, everywhere, a fixed number of points, or (imported published models only) "
         "as the authors' own procedure does (default: the network's own)",
     )
     parser.add_argument(
