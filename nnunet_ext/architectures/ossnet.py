@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from nnunet_ext.architectures.blocks.occupancy_decoder import PointDecoder
 from nnunet_ext.architectures.blocks.occupancy_encoder import OccupancyEncoder, average_pool
-from nnunet_ext.architectures.blocks.patch_mapping import large_windows, pooled_pairs, small_windows
+from nnunet_ext.architectures.blocks.patch_mapping import around, large_windows, pooled_pairs, small_windows
 from nnunet_ext.architectures.occupancy import OccupancyNetwork
 from nnunet_ext.architectures.ossnet_checks import check_arguments, check_image_size
 from nnunet_ext.architectures.ossnet_plans import pooling_strides
@@ -166,11 +166,16 @@ class OSSNet(OccupancyNetwork):
         windows = self.windows(context, coords, x) if self.patches else None
         return self.decode_windows(context, coords, windows)
 
-    def windows(self, context: OSSNetContext, coords: Tensor, x: Tensor) -> Tensor:
-        """What the decoder sees of the image around points: (B, N, C or 2C, 7, ...)."""
+    def decode_nearby(self, context: OSSNetContext, coords: Tensor, x: Tensor) -> Tensor:
+        """`decode` for points that lie close together: only the part of the image around them is padded."""
+        windows = self.windows(context, coords, x, nearby=True) if self.patches else None
+        return self.decode_windows(context, coords, windows)
+
+    def windows(self, context: OSSNetContext, coords: Tensor, x: Tensor, nearby: bool = False) -> Tensor:
+        """What the decoder sees of the image around points: (B, N, C or 2C, 7, ...); see `decode`."""
         last = torch.tensor(x.shape[2:], device=coords.device) - 1
         index = (coords.detach() + 0.5).floor().long().clamp(min=0).minimum(last)
-        small = small_windows(x, index)
+        small = small_windows(*around(x, index)) if nearby else small_windows(x, index)
         if context.pooled is None:
             return small
         return torch.cat([small, large_windows(context.pooled, index)], 2)

@@ -187,6 +187,9 @@ def test_windows_are_cut_at_the_nearest_voxel_inside() -> None:
     coords = torch.tensor([[[3.4, 5.5, 0.0], [-2.0, 15.6, 40.0]]])
     nearest = torch.tensor([[[3.0, 6.0, 0.0], [0.0, 15.0, 15.0]]])
     assert torch.equal(net.windows(context, coords, x), net.windows(context, nearest, x))
+    torch.testing.assert_close(net.decode_nearby(context, coords, x), net.decode(context, coords, x))
+    for part in (coords[:, :1], coords[:, 1:]):
+        assert torch.equal(net.windows(context, part, x, nearby=True), net.windows(context, part, x))
     assert not torch.allclose(net.decode(context, coords, x), net.decode(context, nearest, x))  # they stay themselves
 
 

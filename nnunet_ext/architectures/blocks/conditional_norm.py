@@ -45,7 +45,7 @@ class ConditionalBatchNorm(nn.Module):
         if not self.training:
             scale = gamma * torch.rsqrt(cast(Tensor, norm.running_var) + norm.eps)
             shift = beta - scale * cast(Tensor, norm.running_mean)
-            return (h * scale + shift).to(h.dtype)
+            return torch.addcmul(shift, at_least_float32(h), scale).to(h.dtype)
         outputs, mean, variance, count = _Normalise.apply(h, gamma, beta, norm.eps, _group(norm))
         _track(norm, mean, variance, count)
         return cast(Tensor, outputs)

@@ -72,6 +72,15 @@ def small_windows(x: Tensor, index: Tensor) -> Tensor:
     return gather_windows(x, index, [_HALF] * dim, [WINDOW] * dim)
 
 
+def around(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of an image that small windows around voxels (B, N, dim) reach, and the voxels' indices in it."""
+    lowest = index.flatten(0, 1).amin(0).sub(_HALF).clamp(min=0)
+    highest = index.flatten(0, 1).amax(0).add(_HALF)
+    box = [slice(low, high + 1) for low, high in zip(lowest.tolist(), highest.tolist(), strict=True)]
+    whole: list[slice] = [slice(None)] * 2
+    return x[tuple(whole + box)], index - lowest
+
+
 def pooled_pairs(x: Tensor, pooling: str) -> Tensor:
     """Every two neighbours of each axis of x (B, C, *spatial) pooled, from 7 voxels before the image to 6 behind it.
 
