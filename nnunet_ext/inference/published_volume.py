@@ -70,10 +70,11 @@ def predict_published(
 
 def normalise(image: Tensor) -> Tensor:
     """Each channel of (C, *spatial) minus its mean, by its standard deviation, over all voxels, air included."""
-    axes = tuple(range(1, image.dim()))
-    deviation, mean = torch.std_mean(image.double(), axes, correction=1, keepdim=True)
-    deviation = torch.where(deviation > 0, deviation, 1.0)  # the original divides by zero
-    return ((image - mean) / deviation).float()
+    normal = image.float().clone()
+    for channel in normal:
+        deviation, mean = torch.std_mean(channel.double(), correction=1)
+        channel.sub_(mean).div_(deviation if deviation > 0 else 1)  # the original divides by zero
+    return normal
 
 
 def padding(shape: Sequence[int], size: Sequence[int]) -> list[tuple[int, int]]:
