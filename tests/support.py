@@ -100,7 +100,8 @@ class Workspace:
             thin: features 4, 8, 8, ... and one convolution a stage where the network has such arguments.
 
         Returns:
-            The plans. Configurations with the same spacing share preprocessed data, whoever planned them.
+            The plans, with batches of two. Configurations with the same spacing share preprocessed data, whoever
+            planned them.
         """
         from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
@@ -115,6 +116,8 @@ class Workspace:
             if "spacing" in configuration:
                 spacing = "x".join(f"{float(s):g}" for s in configuration["spacing"])
                 configuration["data_identifier"] = f"tiny_{spacing}"
+            if "batch_size" in configuration:
+                configuration["batch_size"] = min(configuration["batch_size"], 2)
             if "architecture" in configuration:
                 shorten_network(configuration["architecture"]["arch_kwargs"])
                 if thin:

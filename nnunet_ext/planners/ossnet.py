@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nnunet_ext.architectures.ossnet_local_plans import BASE_WIDTH, ossnet_local_architecture
+from nnunet_ext.architectures.ossnet_local_plans import BASE_WIDTH, number_of_points, ossnet_local_architecture
 from nnunet_ext.architectures.ossnet_plans import DECODER_WIDTH, DEEPEST_WIDTH, ossnet_architecture, ossnet_strides
 from nnunet_ext.planners.base import BasePlanner, Choice, Topology
 from nnunet_ext.planners.variants import variant_attribute
@@ -124,6 +124,7 @@ class OSSNetPlanner_Published(OSSNetPlanner):  # noqa: N801  # our grammar of na
             strides=strides,
             features_per_stage=[features[0], *features],
             decoder_width=min(DECODER_WIDTH, 32 * self.base_width),
+            n_points=number_of_points(patch),
             regions=self._has_regions(),
         )
 

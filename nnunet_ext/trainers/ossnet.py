@@ -13,7 +13,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import Tensor, nn
 
-from nnunet_ext.architectures.ossnet_local_plans import NETWORK_CLASS, ossnet_local_architecture
+from nnunet_ext.architectures.ossnet_local_plans import NETWORK_CLASS, number_of_points, ossnet_local_architecture
 from nnunet_ext.architectures.ossnet_plans import ossnet_architecture
 from nnunet_ext.losses.occupancy import OccupancyLoss, OccupancyTarget
 from nnunet_ext.losses.point_sampling import Sampling, border_radius, draw_points
@@ -27,7 +27,7 @@ from nnunet_ext.trainers.variants import variant_attribute
 LEARNING_RATE = 3e-4
 WEIGHT_DECAY = 1e-4
 CLIP = 12.0  # nnU-Net's largest norm of the gradients
-VALIDATION_POINTS = 2**16
+VALIDATION_POINTS = 4  # times the points of a training step
 VALIDATION_SEED = 1234
 LABEL_SETTINGS = ("is_cascaded", "foreground_labels", "regions", "ignore_label")
 
@@ -41,7 +41,7 @@ class OSSNetTrainer(BaseTrainer):
     decision threshold shifts, and half of them lie between voxel centres, so that the field is defined there. Loss:
     nnU-Net's Dice and cross-entropy over the points, and 0.3 times the coarse heads' binary cross-entropy. AdamW,
     learning rate 3e-4, weight decay 1e-4 on matrices and kernels of the network, poly schedule. The pseudo Dice of an
-    epoch is that of 65,536 points a patch.
+    epoch is that of four times as many points, drawn everywhere.
 
     ``_Published_ONet``, ``_A``, ``_B``, ``_C``, ``_D`` train the published networks as the paper did, on whole volumes
     (``nnunet_ext.trainers.ossnet_published``).
@@ -88,7 +88,7 @@ class OSSNetTrainer(BaseTrainer):
     def translated(self, architecture: dict[str, Any], patch_size: Sequence[int]) -> dict[str, Any]:
         """OSSNetLocal with the stages of the plans' network; the published networks for the plans' patch."""
         if self.published:
-            published: dict[str, Any] = ossnet_architecture(patch_size)
+            published: dict[str, Any] = ossnet_architecture(patch_size, n_points=number_of_points(patch_size))
             return published
         arguments = architecture["arch_kwargs"]
         strides = arguments["strides"]
@@ -157,7 +157,7 @@ class OSSNetTrainer(BaseTrainer):
         """How points are drawn; in validation uniformly, without weights."""
         network: Any = self.bare_network()
         if validation:
-            return Sampling(VALIDATION_POINTS, 0.0, 0.0, 0.0, self._radius(), importance=False)
+            return Sampling(VALIDATION_POINTS * network.n_points, 0.0, 0.0, 0.0, self._radius(), importance=False)
         return Sampling(
             network.n_points, self.border_share, self.balanced_share, self.jitter, self._radius(), self.importance
         )

@@ -53,8 +53,10 @@ class Planned:
         return deepcopy(self._made[planner, kind])
 
     def of(self, trainer: str, kind: str) -> dict[str, Any]:
-        """The plans of a trainer's planner."""
-        return self(entry_of(trainer).planner, kind)
+        """The plans of a trainer's planner; of its network's own, where a recipe trains another network."""
+        target = str(getattr(trainer_named(trainer), "network_class", None))
+        own = next((n.planner for n in NETWORKS.values() if n.planner and n.target.replace(":", ".") == target), None)
+        return self(own or entry_of(trainer).planner, kind)
 
     def trainer(self, name: str, kind: str, configuration: str = "3d_fullres", **attributes: Any) -> Any:
         """A trainer on its planner's plans, not yet initialised."""

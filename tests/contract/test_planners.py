@@ -34,7 +34,9 @@ ESTIMATES: dict[Any, int] = {}
 
 
 def network_of(name: str) -> NetworkEntry:
-    return next(NETWORKS[e.network] for e in PLANNERS.values() if name.startswith(e.name))
+    """What a planner plans for: a network that names it, or its entry's."""
+    own = next((network for network in NETWORKS.values() if network.planner == name), None)
+    return own or next(NETWORKS[e.network] for e in PLANNERS.values() if name.startswith(e.name))
 
 
 @pytest.fixture(autouse=True)
