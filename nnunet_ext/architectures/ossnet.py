@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from nnunet_ext.architectures.blocks.occupancy_decoder import PointDecoder
 from nnunet_ext.architectures.blocks.occupancy_encoder import OccupancyEncoder, average_pool
 from nnunet_ext.architectures.blocks.patch_mapping import around, large_windows, pooled_pairs, small_windows
+from nnunet_ext.architectures.blocks.point_features import inside
 from nnunet_ext.architectures.occupancy import OccupancyNetwork
 from nnunet_ext.architectures.ossnet_checks import check_arguments, check_image_size
 from nnunet_ext.architectures.ossnet_plans import pooling_strides
@@ -173,8 +174,7 @@ class OSSNet(OccupancyNetwork):
 
     def windows(self, context: OSSNetContext, coords: Tensor, x: Tensor, nearby: bool = False) -> Tensor:
         """What the decoder sees of the image around points: (B, N, C or 2C, 7, ...); see `decode`."""
-        last = torch.tensor(x.shape[2:], device=coords.device) - 1
-        index = (coords.detach() + 0.5).floor().long().clamp(min=0).minimum(last)
+        index = inside((coords.detach() + 0.5).floor(), x.shape[2:]).long()
         small = small_windows(*around(x, index)) if nearby else small_windows(x, index)
         if context.pooled is None:
             return small

@@ -1,7 +1,8 @@
-"""OSS-Net's loss: points weighted by their importance, and what occurs in coarse cells (``specs/ossnet.md`` 6.4, 6.6)."""
+"""OSS-Net's loss: points weighted by importance, and what occurs in coarse cells (``specs/ossnet.md`` 6.4, 6.6)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,7 +75,7 @@ class OccupancyLoss(nn.Module):
 
     def coarse_loss(self, coarse: list[Tensor], target: OccupancyTarget) -> Tensor:
         """Mean over the heads (B, heads, *cells)."""
-        occurs, known = self._occurrence(target, coarse[0].shape[1])
+        occurs, known = self._occurrence(target, coarse[0].shape[1], coarse[0].shape[2:])
         losses = []
         for logits in coarse:
             occurs, known = (_largest(mask, logits.shape[2:]) for mask in (occurs, known))
@@ -82,19 +83,23 @@ class OccupancyLoss(nn.Module):
             losses.append((entropy * known).sum() / (known.sum() * logits.shape[1]).clamp(min=1))
         return torch.stack(losses).mean()
 
-    def _occurrence(self, target: OccupancyTarget, heads: int) -> tuple[Tensor, Tensor]:
-        """Voxels of each class (B, heads, *spatial), and voxels that are not ignored (B, 1, *spatial), as 0 and 1."""
+    def _occurrence(self, target: OccupancyTarget, heads: int, cells: torch.Size) -> tuple[Tensor, Tensor]:
+        """Whether each class occurs in a cell (B, heads, *cells), and any voxel is not ignored (B, 1, *cells): 0 or 1.
+
+        One class after the other: all of them at full resolution would need more memory than a network.
+        """
         dense = target.dense
         known = torch.ones_like(dense[:, :1], dtype=torch.float32)
         if target.ignored is not None:
             known = known * ~target.ignored
+        masks: Iterator[Tensor]
         if self.coarse_target == "foreground":
-            occurs = (dense > 0).any(1, keepdim=True)
+            masks = iter([(dense > 0).any(1, keepdim=True)])
         elif self.regions:
-            occurs = dense > 0
+            masks = (dense[:, k : k + 1] > 0 for k in range(heads))
         else:
-            occurs = torch.cat([dense == k for k in range(heads)], 1)
-        return occurs * known, known
+            masks = (dense == k for k in range(heads))
+        return torch.cat([_largest(mask * known, cells) for mask in masks], 1), _largest(known, cells)
 
 
 def _largest(x: Tensor, cells: torch.Size) -> Tensor:

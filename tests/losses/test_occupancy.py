@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
@@ -9,6 +12,7 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnunet_ext.losses.occupancy import OccupancyLoss, OccupancyTarget
 from nnunet_ext.losses.point_sampling import Points
@@ -126,3 +130,22 @@ def test_cells_of_ignored_voxels_do_not_count() -> None:
     changed[..., :2] += 3
     torch.testing.assert_close(loss.coarse_loss([coarse], made), loss.coarse_loss([changed], made))
     assert not torch.equal(loss.coarse_loss([coarse], made), loss.coarse_loss([coarse + 1], made))
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_no_mask_of_all_classes_at_full_resolution(regions: bool) -> None:
+    """It would be the largest tensor of a training step: 119 classes of 192^3 voxels are 3 GB."""
+    sizes: list[int] = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            sizes.extend(t.numel() for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, Tensor))
+            return out
+
+    heads, size = 20, (16, 16, 16)
+    dense = torch.randint(0, 2, (1, heads if regions else 1, *size))
+    wanted = OccupancyTarget(points(torch.zeros(1, 1, N)), dense, None)
+    with Sizes():
+        OccupancyLoss(None, regions, 1.0).coarse_loss([torch.zeros(1, heads, 4, 4, 4)], wanted)
+    assert max(sizes) == math.prod(size)

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from nnunet_ext.architectures.blocks.activation import make_activation
 from nnunet_ext.architectures.blocks.layout import CPU_LIKE, to_channels_last
+from nnunet_ext.architectures.blocks.point_features import inside
 from nnunet_ext.architectures.blocks.windows import gather_windows
 
 LAYERS = 3
@@ -61,8 +62,7 @@ class LocalFeatures(nn.Module):
         Returns:
             (B, N, widths[-1]).
         """
-        edges = torch.tensor([edge - 1 for edge in x.shape[2:]], device=x.device, dtype=coords.dtype)
-        coords = coords.clamp(min=0).minimum(edges)
+        coords = inside(coords, x.shape[2:])
         moved = coords.shape[1] - on_grid
         cost = WINDOW_COST[self.dim] * on_grid + WIDER_COST[self.dim] * moved
         if math.prod(x.shape[2:]) <= cost:
@@ -89,9 +89,8 @@ class LocalFeatures(nn.Module):
         if on_grid < coords.shape[1]:
             moved = coords[:, on_grid:]
             base = moved.floor().long()
-            corners = [
-                _take(tokens, _flat((base + corner).minimum(_last(x)), x.shape[2:])) for corner in self._corners(x)
-            ]
+            neighbours = itertools.product((0, 1), repeat=self.dim)
+            corners = [_take(tokens, _flat(base, x.shape[2:], shift)) for shift in neighbours]
             parts.append(self._mix(torch.stack(corners, 2), moved - base))
         return torch.cat(parts, 1)
 
@@ -106,9 +105,6 @@ class LocalFeatures(nn.Module):
         base = coords.floor().long()
         return self._mix(self._of_windows(x, base, 2), coords - base)
 
-    def _corners(self, x: Tensor) -> list[Tensor]:
-        return [torch.tensor(c, device=x.device) for c in itertools.product((0, 1), repeat=self.dim)]
-
     def _mix(self, corners: Tensor, fraction: Tensor) -> Tensor:
         """(B, N, 2 ** dim, width), last axis' neighbour first, to the linear interpolation (B, N, width)."""
         weights = corners.new_ones(*fraction.shape[:2], 1)
@@ -118,15 +114,12 @@ class LocalFeatures(nn.Module):
         return torch.einsum("bnk,bnkc->bnc", weights, corners)
 
 
-def _last(x: Tensor) -> Tensor:
-    return torch.tensor([edge - 1 for edge in x.shape[2:]], device=x.device)
-
-
-def _flat(index: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, N) flat indices of (B, N, dim)."""
-    flat = index[..., 0]
-    for axis in range(1, len(size)):
-        flat = flat * size[axis] + index[..., axis]
+def _flat(index: Tensor, size: Sequence[int], shift: Sequence[int] | None = None) -> Tensor:
+    """(B, N) flat indices of (B, N, dim), which are shifted before, though not beyond the end."""
+    flat = torch.zeros_like(index[..., 0])
+    for axis, edge in enumerate(size):
+        place = index[..., axis] if shift is None else (index[..., axis] + shift[axis]).clamp(max=edge - 1)
+        flat = flat * edge + place
     return flat
 
 

@@ -1,8 +1,11 @@
-"""Features of points: maps interpolated linearly, and the place in a cell."""
+"""Features of points: maps interpolated linearly, and the place in a cell.
+
+Sizes meet coordinates as plain numbers, axis by axis: a tensor of them on a GPU would make the host wait for it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -20,9 +23,8 @@ def sample_map(features: Tensor, coords: Tensor, image_size: Sequence[int]) -> T
     Returns:
         (B, N, C).
     """
-    size = torch.tensor(tuple(image_size), dtype=coords.dtype, device=coords.device)
-    unit = (2 * coords + 1) / size - 1  # -1 and 1 are the image's edges
-    grid = unit.flip(-1).view(len(coords), -1, *(1,) * (len(image_size) - 1), len(image_size))
+    units = [(2 * axis + 1) / edge - 1 for axis, edge in _axes(coords, image_size)]  # -1 and 1 are the image's edges
+    grid = torch.stack(units[::-1], -1).view(len(coords), -1, *(1,) * (len(image_size) - 1), len(image_size))
     sampled = functional.grid_sample(features.float(), grid, padding_mode="border", align_corners=False)
     return sampled.flatten(2).transpose(1, 2)
 
@@ -32,6 +34,15 @@ def cell_position(coords: Tensor, stride: Sequence[int]) -> Tensor:
 
     They have no jump from a cell to the next, so that surfaces have no seams there.
     """
-    step = torch.tensor(tuple(stride), dtype=coords.dtype, device=coords.device)
-    phase = (coords + 0.5) * (2 * torch.pi / step)
+    phase = torch.stack([(axis + 0.5) * (2 * torch.pi / step) for axis, step in _axes(coords, stride)], -1)
     return torch.cat([phase.sin(), phase.cos()], -1)
+
+
+def inside(coords: Tensor, image_size: Sequence[int]) -> Tensor:
+    """Coordinates (B, N, dim), those beyond the outer voxels' centres moved there."""
+    return torch.stack([axis.clamp(0, edge - 1) for axis, edge in _axes(coords, image_size)], -1)
+
+
+def _axes(coords: Tensor, numbers: Sequence[int]) -> Iterator[tuple[Tensor, int]]:
+    """Each axis of coordinates with its number."""
+    return zip(coords.unbind(-1), numbers, strict=True)
