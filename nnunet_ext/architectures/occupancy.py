@@ -72,7 +72,7 @@ class OccupancyNetwork(nn.Module):
         return []
 
     def presence(self, context: Any) -> Tensor | None:
-        """(B, K, *cells) probabilities that a class (region) occurs in a cell; guides the adaptive decoding."""
+        """(B, channels, *cells) probabilities that a class occurs in a cell (`Presence`); guides adaptive decoding."""
         return None
 
     def forward(self, x: Tensor, coords: Tensor | None = None, on_grid: int = 0) -> Any:

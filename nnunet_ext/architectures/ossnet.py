@@ -190,17 +190,15 @@ class OSSNet(OccupancyNetwork):
         return [] if context.head is None else [context.head]
 
     def presence(self, context: OSSNetContext) -> Tensor | None:
-        """Probabilities (B, K, *cells) that a class (region) occurs in a cell.
+        """Probabilities (B, 2, *cells) that background and that some foreground occurs in a cell; of regions (B, 1).
 
-        The head tells no foreground classes apart, so each of them may be where any is. Of the background it only
-        says that it is all there is with the rest of the probability.
+        The head tells no foreground classes apart. Of the background it only says that it is all there is with the
+        rest of the probability.
         """
         if context.head is None:
             return None
         some = context.head.float().sigmoid()
-        if self.regions or self.num_classes == 1:
-            return some.expand(-1, self.num_classes, *some.shape[2:])
-        return torch.cat([1 - some, some.expand(-1, self.num_classes - 1, *some.shape[2:])], 1)
+        return some if self.regions else torch.cat([1 - some, some], 1)
 
     def check_patch_size(self, patch_size: Sequence[int]) -> None:
         """Raise a ValueError that names both sizes if `patch_size` is not the one that the network is for."""

@@ -150,6 +150,53 @@ def test_a_presence_that_is_sure_of_what_was_found_costs_nothing() -> None:
     assert torch.equal(guided.evaluated, decoded(field, grid).evaluated)
 
 
+def test_presence_of_any_foreground_asks_for_no_class_of_it() -> None:
+    """Where some foreground is known to be and some is found, nothing is missing."""
+    shape = (64, 64, 64)
+    grid, ball = PointGrid.of_voxels(shape), two_classes(LESION)
+    background, *others = true_presence(three_classes, shape, 16).probabilities
+    probabilities = torch.stack([background, torch.maximum(*others)])
+    pair = decoded(three_classes, grid, presence=Presence(probabilities, shape))
+    assert torch.equal(pair.evaluated, decoded(three_classes, grid).evaluated)
+    single = decoded(three_classes, grid, presence=Presence(probabilities[[0, 1, 1]], shape))
+    assert single.evaluated.sum() > pair.evaluated.sum()
+    missed = true_presence(ball, shape, 8)
+    for field, presence in (
+        (lambda coords: torch.cat([ball(coords), ball(coords)[1:] - 1]), missed),
+        (lambda coords: ball(coords)[1:].repeat(2, 1), Presence(missed.probabilities[1:], shape)),
+    ):
+        regions = presence is not missed
+        found, dense = (decoded(field, grid, regions, mode, presence=presence) for mode in ("adaptive", "dense"))
+        assert torch.equal(classes(found.logits, regions), classes(dense.logits, regions))
+        assert not found.evaluated.all()
+
+
+def test_a_head_that_has_learned_little_costs_little() -> None:
+    shape = (64, 64, 64)
+    field, grid, generator = two_classes(BALL, LESION), PointGrid.of_voxels(shape), torch.Generator().manual_seed(0)
+    alone = decoded(field, grid).evaluated.float().mean()
+    probabilities = 0.3 + 0.1 * torch.rand((2, 16, 16, 16), generator=generator)
+    probabilities[1, 12:14, 12:14, 12:14] = 0.45  # the lesion's cells: the most suspicious ones
+    for each, most in ((probabilities, 0.06), (torch.full_like(probabilities, 0.3), 0.0)):
+        found = decoded(field, grid, presence=Presence(each, shape))
+        assert found.evaluated.float().mean() <= alone + most
+    found = decoded(field, grid, presence=Presence(probabilities, shape))
+    assert torch.equal(classes(found.logits), classes(decoded(field, grid, mode="dense").logits))
+    likely = decoded(field, grid, presence=Presence(probabilities + 0.3, shape))
+    assert likely.evaluated.float().mean() > 0.9  # nothing bounds what is likely
+
+
+def test_a_share_of_the_cells_is_that_of_the_cells_among_the_points() -> None:
+    """A grid in a corner of the image looks into the most suspicious of its own cells."""
+    shape = (64, 64, 64)
+    probabilities = torch.full((2, 16, 16, 16), 0.4)
+    probabilities[:, :3, :3, :3] = 0.1
+    probabilities[1, 1, 0, 1] = probabilities[1, 0, 1, 1] = 0.2
+    everywhere = torch.ones((8, 8, 8), dtype=torch.bool)
+    cells = Presence(probabilities, shape).unseen([everywhere, ~everywhere], [torch.arange(8.0)] * 3, 0.05, 0.05)
+    assert cells.nonzero().tolist() == [[0, 1, 1], [1, 0, 1]]
+
+
 @pytest.mark.parametrize("shape", [(37, 50, 41), (9, 64, 33), (1, 40, 40), (3, 2, 1)], ids=str)
 def test_sizes_that_are_no_multiples(shape: tuple[int, ...]) -> None:
     centre = tuple(edge / 2 for edge in shape)
@@ -275,8 +322,8 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "mode is 'quick'; the modes are dense, adaptive, budget",
     ),
     "presence": (
-        lambda: decoded(noise, PointGrid.of_voxels((8, 8)), presence=Presence(torch.zeros(2, 4, 4), (8, 8))),
-        "presence is of 2 classes, the logits are of 3",
+        lambda: decoded(noise, PointGrid.of_voxels((8, 8)), presence=Presence(torch.zeros(4, 4, 4), (8, 8))),
+        "presence has 4 channels, the logits are of 3 classes: .* or two, the background and all others",
     ),
     "no points": (lambda: decoded(noise, PointGrid.of_voxels((8, 0))), "no points"),
 }

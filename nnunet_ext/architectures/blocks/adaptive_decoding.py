@@ -6,7 +6,8 @@ are interpolated, so that the logits are soft everywhere (``specs/ossnet.md`` 6.
 surface extraction, L. Mescheder et al., CVPR 2019, and of the subdivision of A. Kirillov et al., PointRend, CVPR 2020).
 
 Cells in which a class is said to occur (`Presence`) but that no point of the lattice has found are evaluated as well:
-structures between the coarsest points are not lost. Presence adds work, it never saves any. A cell of several classes
+structures between the coarsest points are not lost. Presence adds work, it never saves any; what it adds on mere
+possibility is bounded. A cell of several classes
 that have all been found gets none: their surfaces are followed anyway, and cells are large.
 """
 
@@ -50,6 +51,7 @@ def decode_grid(
     device: torch.device | str = "cpu",
     margin: float = 0.1,
     presence_threshold: float = 0.05,
+    presence_share: float = 0.05,
     dense_share: float = 0.4,
     budget_share: float = 0.1,
 ) -> Decoded:
@@ -70,6 +72,7 @@ def decode_grid(
         device: of the coordinates and of the result.
         margin: a point is sure where the two best classes' probabilities differ by so much; of a region, |2 p - 1|.
         presence_threshold: probability from which a class may occur in a cell.
+        presence_share: of the cells, how many are looked into at most in which no class is likely (`presence.LIKELY`).
         dense_share: a lattice is evaluated wholly if a larger share of its points would be.
         budget_share: the share of each lattice after the first that "budget" evaluates.
 
@@ -82,14 +85,13 @@ def decode_grid(
     strides = (1,) * len(grid.shape) if mode == "dense" else lattice.first_strides(first_stride, grid.shape)
     level = decoder.first(strides)
     regions = regions or level.logits.shape[0] == 1
-    if presence is not None and presence.probabilities.shape[0] != level.logits.shape[0]:
-        raise ValueError(
-            f"The presence is of {presence.probabilities.shape[0]} classes, the logits are of {level.logits.shape[0]}; "
-            "they must be of the same ones."
-        )
     while max(level.strides) > 1:
         finer = decoder.refined(level)
-        suspect = None if presence is None else decoder.suspects(level, finer, presence, presence_threshold, regions)
+        suspect = None
+        if presence is not None:
+            found = _found(level.logits, presence.probabilities.shape[0], regions)
+            cells = presence.unseen(found, decoder.axes(level), presence_threshold, presence_share)
+            suspect = presence.at(cells, decoder.axes(finer))
         if mode == "adaptive":
             active = _active(level, finer, regions, margin)
             active = active if suspect is None else active.logical_or_(suspect)
@@ -145,15 +147,7 @@ class _Decoder:
             _write(level.logits, index, self._values(index, level.strides))
         level.evaluated.logical_or_(points)
 
-    def suspects(self, level: _Level, finer: _Level, presence: Presence, threshold: float, regions: bool) -> Tensor:
-        """The finer lattice's points in cells with a class that the coarser one has not found: bool (*points)."""
-        labels = _labels(level.logits, regions)
-        classes = range(level.logits.shape[0])
-        found = [labels[k].bool() for k in classes] if regions else [labels[0] == k for k in classes]
-        cells = presence.unseen(found, self._axes(level), threshold)
-        return presence.at(cells, self._axes(finer))
-
-    def _axes(self, level: _Level) -> list[Tensor]:
+    def axes(self, level: _Level) -> list[Tensor]:
         """Of each axis, the coordinates of the lattice's points."""
         rows = zip(level.evaluated.shape, level.strides, self.grid.scale, self.grid.offset, strict=True)
         return [
@@ -176,6 +170,19 @@ def _labels(logits: Tensor, regions: bool) -> Tensor:
     if regions:
         return (logits > 0).to(torch.uint8)
     return logits.argmax(0, keepdim=True).to(torch.uint8 if logits.shape[0] <= 256 else torch.int16)
+
+
+def _found(logits: Tensor, channels: int, regions: bool) -> list[Tensor]:
+    """Of each channel of a presence, where it is (bool, *points)."""
+    labels, heads = _labels(logits, regions), logits.shape[0]
+    if channels == heads:
+        return [labels[k].bool() for k in range(heads)] if regions else [labels[0] == k for k in range(heads)]
+    if channels == 1 + (not regions):
+        return [labels.bool().any(0)] if regions else [labels[0] == 0, labels[0] > 0]
+    what, other = ("regions", "one, all of them") if regions else ("classes", "two, the background and all others")
+    raise ValueError(
+        f"The presence has {channels} channels, the logits are of {heads} {what}: as many channels are needed, or {other}."
+    )
 
 
 def _margin(logits: Tensor, regions: bool) -> Tensor:
