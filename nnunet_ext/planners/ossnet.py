@@ -17,6 +17,7 @@ from nnunet_ext.planners.variants import variant_attribute
 logger = logging.getLogger(__name__)
 
 MOST_VOXELS = 192**3  # of a 3D patch: nnU-Net augments it on the CPU
+SAMPLES = 2  # of the largest patches, for each 8 GB
 MIN_STAGES = 2
 
 
@@ -24,23 +25,40 @@ class OSSNetPlanner(BasePlanner):
     """Plans 2d, 3d_fullres and 3d_lowres for `OSSNetLocal`, with its own measured need of memory.
 
     The network keeps little of a patch for its backward pass and needs the rest for its points, so that patches are
-    larger than nnU-Net's for the same memory; at most 192^3 voxels in 3D, since nnU-Net augments them on the CPU.
-    Stages, strides and kernels are nnU-Net's, at least two stages.
+    larger than nnU-Net's for the same memory; at most 192^3 voxels in 3D, and two of these a batch for each 8 GB of
+    the memory target, since nnU-Net augments them on the CPU and loading would take longer than the network. Stages,
+    strides and kernels are nnU-Net's, at least two stages.
 
     Reference: specification ossnet 6.9.
+
+    Attributes:
+        max_patch_voxels: of a 3D patch.
     """
 
     dimensions: ClassVar[tuple[int, ...]] = (2, 3)
+    max_patch_voxels: ClassVar[int] = MOST_VOXELS
     base_width: ClassVar[int] = BASE_WIDTH
     smallest_edge: ClassVar[int] = 4
 
     def initial_patch_size(self, spacing: Sequence[float], median_shape: Sequence[float]) -> list[int]:
-        """The base's, not larger than 192^3 voxels in 3D, in the same aspect ratio."""
+        """The base's; in 3D shrunk in its aspect ratio until it has, rounded to its strides, at most 192^3 voxels."""
         patch = super().initial_patch_size(spacing, median_shape)
-        voxels = math.prod(patch)
-        if len(patch) == 3 and voxels > MOST_VOXELS:
-            patch = [max(1, int(edge * (MOST_VOXELS / voxels) ** (1 / 3))) for edge in patch]
-        return patch
+        share = 1.0
+        shrunk = patch
+        while len(patch) == 3 and math.prod(self.topology(spacing, shrunk).patch_size) > self.max_patch_voxels:
+            share *= 0.98
+            shrunk = [max(1, int(edge * share)) for edge in patch]
+        return shrunk
+
+    def batch_size(
+        self, estimate: float, reference: float, patch_size: Sequence[int], approximate_n_voxels_dataset: float
+    ) -> int:
+        """The base's; in 3D no more voxels than two of the largest patches for each 8 GB of the target."""
+        batch_size = super().batch_size(estimate, reference, patch_size, approximate_n_voxels_dataset)
+        if len(patch_size) != 3:
+            return batch_size
+        voxels = SAMPLES * self.max_patch_voxels * self.UNet_vram_target_GB / self.UNet_reference_val_corresp_GB
+        return max(self.UNet_min_batch_size, min(batch_size, int(voxels / math.prod(patch_size))))
 
     def topology(self, spacing: Sequence[float], patch_size: Sequence[int]) -> Topology:
         """nnU-Net's topology; a patch too small for two stages grows along its finest axes."""
