@@ -155,11 +155,11 @@ def suggestion(kind: Kind, name: str) -> str | None:
 
 
 def _joined(parts: list[str], recipes: Iterable[str]) -> tuple[str, ...]:
-    """Suffixes of the parts between underscores: recipes such as ``Published_C`` have one inside."""
-    known = {tuple(recipe.split("_")) for recipe in recipes if "_" in recipe}
+    """Suffixes of the parts between underscores: recipes such as ``Published_C`` have one inside, in any letters."""
+    known = {tuple(recipe.lower().split("_")) for recipe in recipes if "_" in recipe}
     suffixes: list[str] = []
     while parts:
-        length = next((len(words) for words in known if tuple(parts[: len(words)]) == words), 1)
+        length = next((len(words) for words in known if tuple(p.lower() for p in parts[: len(words)]) == words), 1)
         suffixes.append("_".join(parts[:length]))
         parts = parts[length:]
     return tuple(suffixes)

@@ -109,5 +109,6 @@ def test_plans_names_agree() -> None:
         "SSHUNetPlans",
         "UNETRPPPlans",
         "SwinUNetPlans",
+        "OSSNetPlans",
         "nnUNetPlans",
     }

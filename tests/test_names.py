@@ -84,6 +84,29 @@ def test_wrong_trainer_suffixes_get_a_sentence(suffixes: str, expected: str) -> 
     assert isinstance(caught.value, AttributeError)
 
 
+@pytest.mark.parametrize(
+    ("suffixes", "right"),
+    [
+        ("Published_C_250epochs", None),
+        ("Published_ONet_AdamW_Seed0", None),
+        ("250epochs_Published_C", "it is spelled OSSNetTrainer_Published_C_250epochs."),
+        ("published_c_7its", "Did you mean OSSNetTrainer_Published_C_7its?"),
+        ("PublishedONet", "Did you mean OSSNetTrainer_Published_ONet?"),
+        ("Published", "has no suffix 'Published'. Did you mean OSSNetTrainer_Published_"),
+        ("Published_A_Published_B", "only one of Published_A and Published_B"),
+        ("KD", "has no suffix 'KD'. Allowed, in this order: OSSNetTrainer[_Published_ONet|Published_A|"),
+    ],
+)
+def test_recipes_with_an_underscore_inside(suffixes: str, right: str | None) -> None:
+    name = f"OSSNetTrainer_{suffixes}"
+    if right is None:
+        assert str(parse_trainer(name)) == name
+        return
+    with pytest.raises(UnknownNameError) as caught:
+        parse_trainer(name)
+    assert right in str(caught.value)
+
+
 def test_kd_only_where_the_entry_offers_it() -> None:
     assert parse_trainer("FullTrainer_KD") is not None
     with pytest.raises(UnknownNameError, match="no suffix 'KD'"):
@@ -157,6 +180,7 @@ def test_plans_name_without_planner_in_it() -> None:
     ("kind", "name", "right"),
     [
         ("trainer", "SSHUnetTrainer_GSM", "SSHUNetTrainer_GSM"),
+        ("trainer", "OSSnetTrainer_Published_C", "OSSNetTrainer_Published_C"),
         ("trainer", "SSH_UNetTrainer", None),
         ("trainer", "nnUNetTrainer_mine", None),
         ("planner", "SSHUnetPlannerXL_W8", "SSHUNetPlannerXL_W8"),

@@ -51,7 +51,7 @@ class OSSNetTrainer(BaseTrainer):
         importance: weight points by their inverse density.
         with_dice: Dice beside cross-entropy.
         coarse_weight: of the coarse heads' loss.
-        published: the paper's optimiser, schedule and augmentation.
+        published: the paper's augmentation, and whole volumes only.
     """
 
     OPTIONS: ClassVar[Mapping[str, Mapping[str, Any]]] = PUBLISHED
@@ -126,9 +126,11 @@ class OSSNetTrainer(BaseTrainer):
     # -------------------------------------------------------------------------------------------------- optimisation
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """AdamW with weight decay on matrices and kernels only; the published recipe has its own."""
-        if self.published:
+        """AdamW with weight decay on matrices and kernels only; "lookahead" for the published one; else the base's."""
+        if self.optimizer_name == "lookahead":
             return published_optimizer(self.network.parameters(), self.initial_lr, self.num_epochs)
+        if self.optimizer_name != "adamw":
+            return super().configure_optimizers()
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in parameters if p.dim() > 1]},

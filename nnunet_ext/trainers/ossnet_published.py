@@ -29,6 +29,7 @@ def _recipe(variant: str) -> dict[str, Any]:
             "skip": chosen.skip,
         },
         "published": True,
+        "optimizer_name": "lookahead",
         "border_share": 0.0,
         "balanced_share": 0.0,
         "jitter": 0.0,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 import support
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from resuming import KeyedBatches, assert_same_state, interrupted
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -165,17 +163,6 @@ def test_random_draws_go_by_epoch_and_iteration_and_touch_nothing_else(
     assert random.getstate() == before[0]
     assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]
     assert torch.equal(torch.get_rng_state(), before[2])
-
-
-@pytest.fixture
-def one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process group of one on the CPU; nnU-Net's DDP takes the CPU."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
-    monkeypatch.setattr(
-        sys.modules[nnUNetTrainer.__module__], "DDP", lambda network, device_ids: DistributedDataParallel(network)
-    )
-    yield
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.usefixtures("one_process")
