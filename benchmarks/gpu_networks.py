@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pydoc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_ext.architectures.blocks.precision import at_least_float32
+from nnunet_ext.architectures.ossnet_local_plans import number_of_points, ossnet_local_architecture
+from nnunet_ext.architectures.ossnet_plans import ossnet_architecture
 from nnunet_ext.architectures.sshunet_plans import sshunet_architecture
 from nnunet_ext.architectures.unetrpp_plans import embedding_stride, unetrpp_architecture, unetrpp_strides
 
@@ -61,14 +64,57 @@ def _unetrpp(plan: Plan, **options: Any) -> dict[str, Any]:
     return unetrpp_architecture(plan.patch_size, strides, base_width=plan.base_width // 2, **options)
 
 
+def _ossnet_local(plan: Plan, **options: Any) -> dict[str, Any]:
+    kernels = [[3, 3, 3]] * plan.n_stages
+    return ossnet_local_architecture(plan.patch_size, plan.strides, kernels, base_width=plan.base_width, **options)
+
+
+def _ossnet(plan: Plan, **options: Any) -> dict[str, Any]:
+    """The published widths, or those of a tiny plan."""
+    points = number_of_points(plan.patch_size)
+    return ossnet_architecture(plan.patch_size, n_points=points, decoder_width=16 * plan.base_width, **options)
+
+
+class OnLattice(nn.Module):
+    """A network that decodes points, asked for every k-th voxel: its logits have the form that the pieces expect.
+
+    Training and inference decode the same points, as many as a training step has at most.
+    """
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, 1, D, H, W) to logits of the points (B, K, d, h, w) and of the coarse heads."""
+        step = 1
+        while math.prod(-(-edge // step) for edge in x.shape[2:]) > self.network.n_points:
+            step += 1
+        axes = [torch.arange(0, edge, step, device=x.device, dtype=torch.float32) for edge in x.shape[2:]]
+        coords = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2).expand(len(x), -1, -1)
+        logits, coarse = self.network(x, coords, coords.shape[1])
+        coarse = [_of_classes(head, logits.shape[1]) for head in coarse]
+        return [logits.unflatten(2, [len(axis) for axis in axes]), *coarse]
+
+
+def _of_classes(head: Tensor, classes: int) -> Tensor:
+    """A coarse head's logits for each class, of one that says foreground."""
+    return head if head.shape[1] == classes else torch.cat([-head, *[head] * (classes - 1)], 1)
+
+
 #: The architecture block of each registered 3D network at a plan, with options of the network's own.
 ARCHITECTURES: dict[str, Callable[..., dict[str, Any]]] = {
     "SSHUNet": lambda plan, **options: sshunet_architecture(plan.strides, plan.features, **options),
     "UNETRPP": _unetrpp,
+    "OSSNetLocal": _ossnet_local,
+    "OSSNet": _ossnet,
 }
 
 #: Options that switch a network's dropout off: two ways of computing the same can only be compared without.
 NO_DROPOUT: dict[str, dict[str, Any]] = {"UNETRPP": {"attention_dropout": [0.0, 0.0], "block_dropout": 0.0}}
+
+#: Networks that decode points.
+POINTS = ("OSSNetLocal", "OSSNet")
 
 #: Row name -> (registered network, options): what is checked and measured.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -78,6 +124,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "SSHUNet TSM VFN": ("SSHUNet", {"fusion": "vfn"}),
     "UNETRPP tied": ("UNETRPP", {}),
     "UNETRPP separate": ("UNETRPP", {"projections": "separate", "n_res_blocks": 2}),
+    "OSSNetLocal points": ("OSSNetLocal", {}),
+    "OSSNetLocal points Padé": ("OSSNetLocal", {"activation": "pade"}),
+    "OSSNet D points": ("OSSNet", {"variant": "D"}),
     "UNETRPP sum legacy": ("UNETRPP", {"projections": "no_bias", "fusion": "sum", "sa_layout": "legacy"}),
 }
 
@@ -122,7 +171,7 @@ def _ours(name: str, plan: Plan, deep_supervision: bool, *options: Mapping[str, 
     built: nn.Module = network_class(
         input_channels=1, num_classes=plan.num_classes, deep_supervision=deep_supervision, **arguments
     )
-    return built
+    return OnLattice(built) if network in POINTS else built
 
 
 def images(plan: Plan, seed: int = 1) -> Tensor:

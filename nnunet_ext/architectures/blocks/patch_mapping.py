@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_ext.architectures.blocks.pade import PadeActivation
+from nnunet_ext.architectures.blocks.precision import without_autocast
 from nnunet_ext.architectures.blocks.windows import gather_windows
 
 WINDOW = 7  # voxels, edge of a small window; positions of a large one, each pooled from 2 voxels an axis
@@ -50,7 +51,9 @@ def window_convolution(conv: nn.Module, windows: Tensor) -> Tensor:
     """`conv` inside of each window as one matrix product: (B, N, C * positions) to (B, N, outputs * positions)."""
     weight, bias = cast(Tensor, conv.weight), cast(Tensor, conv.bias)
     positions = WINDOW ** (weight.dim() - 2)
-    return functional.linear(windows, window_matrix(weight), bias.repeat_interleave(positions))
+    with without_autocast(weight):  # it only copies: tensordot refuses what autocast makes of its operands
+        matrix = window_matrix(weight)
+    return functional.linear(windows, matrix, bias.repeat_interleave(positions))
 
 
 def window_matrix(weight: Tensor) -> Tensor:
