@@ -47,13 +47,21 @@ PUBLISHED_PATCHES = {"brats2020": (256, 256, 160), "lits": (512, 512, 512)}
 """Data set -> voxels of the grid that its published networks are for, (x, y, z)."""
 
 
+def latent_halvings(edge: int) -> int:
+    """How often an axis of so many voxels is halved to about 8 cells."""
+    return round(math.log2(max(edge, LATENT_EDGE) / LATENT_EDGE))
+
+
 def ossnet_strides(patch_size: Sequence[int]) -> list[list[int]]:
     """Strides of all stages: the full resolution, then each block's; the first holds the encoder's halving.
 
     The longest axis ends with about 8 cells, as published; shorter ones are pooled by the last blocks alone.
     """
     longest = max(patch_size)
-    blocks = max(1, math.floor(math.log2(max(longest, LATENT_EDGE) / LATENT_EDGE)) - 1)
+    deepest = latent_halvings(longest)
+    if longest % 2**deepest:
+        deepest = math.floor(math.log2(max(longest, LATENT_EDGE) / LATENT_EDGE))
+    blocks = max(1, deepest - 1)
     halvings = [min(blocks + 1, max(0, math.floor(math.log2(edge / FEWEST_CELLS)))) for edge in patch_size]
     steps = [[2 if number > blocks - i else 1 for number in halvings] for i in range(blocks + 1)]
     first = [a * b for a, b in zip(steps[0], steps[1], strict=True)]

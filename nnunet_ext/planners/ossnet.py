@@ -10,7 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nnunet_ext.architectures.ossnet_local_plans import BASE_WIDTH, number_of_points, ossnet_local_architecture
-from nnunet_ext.architectures.ossnet_plans import DECODER_WIDTH, DEEPEST_WIDTH, ossnet_architecture, ossnet_strides
+from nnunet_ext.architectures.ossnet_plans import (
+    DECODER_WIDTH,
+    DEEPEST_WIDTH,
+    latent_halvings,
+    ossnet_architecture,
+    ossnet_strides,
+)
 from nnunet_ext.planners.base import BasePlanner, Choice, Topology
 from nnunet_ext.planners.variants import variant_attribute
 
@@ -155,8 +161,9 @@ class OSSNetPlanner_Published(OSSNetPlanner):  # noqa: N801  # our grammar of na
 
 
 def whole_volume_patch(shape: Sequence[int]) -> tuple[int, ...]:
-    """The smallest patch that holds an image of `shape` voxels and that its own strides divide."""
-    patch = tuple(int(edge) for edge in shape)
+    """The smallest patch that holds an image of `shape` voxels, divided by its strides, which leave about 8 cells."""
+    deepest = 2 ** latent_halvings(max(shape))
+    patch = tuple(-(-edge // deepest) * deepest if edge == max(shape) else edge for edge in map(int, shape))
     while True:
         steps = [math.prod(axis) for axis in zip(*ossnet_strides(patch), strict=True)]
         rounded = tuple(-(-edge // step) * step for edge, step in zip(patch, steps, strict=True))

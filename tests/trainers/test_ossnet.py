@@ -264,8 +264,10 @@ def batch_of(trainer: Any, seed: int = 0) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["plain", "regions", "ignore", "regionsignore"])
 def test_validation_counts_are_nnunets(kind: str, own: Own) -> None:
     """With all voxels as points, and the dense logits for nnU-Net."""
-    trainer = own(kind=kind)
+    trainer = own("OSSNetTrainer_Seed1", kind)
     trainer.initialize()
+    head = trainer.network.decoder.seg_layers[0]
+    nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(1))
     trainer.network.eval()
     trainer.network.decode_mode = "dense"
     batch = batch_of(trainer)
