@@ -11,7 +11,7 @@ help:
 	@echo "make demo   install, then plan, train, predict and evaluate on bundled MRI data (minutes on two CPU cores)"
 	@echo "make test   install, then everything that CI checks"
 	@echo "make lint   install, then ruff and mypy"
-	@echo "make bench  install, then the side-by-side measurements of SSH-UNet, UNETR++ and KD"
+	@echo "make bench  install, then the side-by-side measurements of SSH-UNet, UNETR++, KD and OSS-Net"
 
 install: $(STAMP)
 
@@ -38,3 +38,4 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/sshunet.py
 	$(BIN)/python benchmarks/unetrpp.py
 	$(BIN)/python benchmarks/kd.py
+	$(BIN)/python benchmarks/ossnet.py
