@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from nnunet_ext.architectures.blocks import local_features
 from nnunet_ext.architectures.blocks.local_features import LocalFeatures
-from nnunet_ext.architectures.blocks.memory import saved_bytes
+from nnunet_ext.architectures.blocks.memory import kept_for_backward, saved_bytes
+from nnunet_ext.architectures.blocks.point_decoder import PointDecoder
 from nnunet_ext.architectures.blocks.point_features import cell_position, sample_map
 from nnunet_ext.architectures.blocks.point_grid import voxel_coordinates
 from nnunet_ext.architectures.blocks.windows import gather_windows
@@ -289,6 +290,16 @@ def test_autocast(
         assert float((a.detach().float() - b).square().mean().sqrt() / b.std()) < tolerance
     half.float().square().mean().backward()
     assert all(bool(torch.isfinite(p.grad).all()) for p in net.parameters() if p.grad is not None)
+
+
+def test_points_keep_half_the_bytes_in_half_precision() -> None:
+    decoder = PointDecoder(20, 32, 8, CLASSES, 3, "leaky_relu", False)
+    points, context = torch.randn(1, 500, 20), torch.randn(1, 8)
+    exclude = [points, context, *decoder.parameters()]
+    full = kept_for_backward(lambda: decoder(points, context), exclude)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        half = kept_for_backward(lambda: decoder(points, context), exclude)
+    assert half < 0.62 * full
 
 
 @pytest.mark.parametrize("faithful", [False, True])

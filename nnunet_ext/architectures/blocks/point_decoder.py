@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ext.architectures.blocks.activation import make_activation
+from nnunet_ext.architectures.blocks.precision import without_autocast
 
 
 class ModulatedNorm(nn.Module):
     """Layer normalisation of a point's features, scaled and shifted by the global context (FiLM).
 
-    A point's result depends on no other point. At first the context has no effect.
+    A point's result depends on no other point. At first the context has no effect. Autocast would make the norm's
+    output float32 on GPUs, and with it all that is kept for the backward pass; the kernel's own sums are anyway.
     """
 
     def __init__(self, features: int, context: int) -> None:
@@ -24,7 +26,9 @@ class ModulatedNorm(nn.Module):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """x: (B, N, features); context: (B, context); returns x's shape."""
         scale, shift = self.modulation(context)[:, None].chunk(2, -1)
-        return torch.addcmul(shift, self.norm(x), 1 + scale)
+        with without_autocast(x):
+            normal = self.norm(x)
+        return torch.addcmul(shift, normal, 1 + scale)
 
 
 class PointBlock(nn.Module):
