@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from measured import really_saved_bytes
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import Tensor
 from torch.nn import functional
 
@@ -318,6 +320,26 @@ def test_a_training_step_compiles_without_breaks(faithful: bool) -> None:
 
 def flat(output: tuple[Tensor, list[Tensor]]) -> list[Tensor]:
     return [output[0], *output[1]]
+
+
+@pytest.mark.parametrize("faithful", [False, True])
+@pytest.mark.parametrize("regions", [False, True])
+def test_a_training_step_does_not_wait_for_the_device(
+    faithful: bool, regions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No value is looked at (the meta device has none), and no number is copied there (torch.tensor would wait)."""
+    options: dict[str, Any] = {"decoder_width": 8, "decoder_blocks": 1, "n_points": 64, "regions": regions}
+    with torch.device("meta"):
+        block = ossnet_architecture(SIZES[3], "D", **options) if faithful else architecture(regions=regions)
+        net: Any = build_network(block, CHANNELS, CLASSES).train()
+        x, dense = torch.zeros(2, CHANNELS, *SIZES[3]), torch.zeros(2, CLASSES if regions else 1, *SIZES[3])
+    monkeypatch.setattr(torch, "tensor", None)
+    points = draw_points(dense, Sampling(64, 0.25, 0.25, 0.5, (3, 3, 3)), ignored=dense[:, :1] > 0)
+    dice = MemoryEfficientSoftDiceLoss(torch.sigmoid if regions else softmax_helper_dim1, do_bg=regions, ddp=False)
+    loss = OccupancyLoss(dice, regions, 0.3, "foreground" if faithful else "classes")
+    target = OccupancyTarget(points, dense, dense[:, :1] > 0)
+    loss(net(x, points.coords, points.on_grid), target).backward()
+    assert all(p.grad is not None and p.grad.is_meta for p in net.parameters())
 
 
 # --------------------------------------------------------------------------------------------------------- it can learn
