@@ -80,14 +80,19 @@ def border_mask(target: Tensor, radius: Sequence[int]) -> Tensor:
     Returns:
         (B, 1, *spatial) bool.
     """
-    values = target.float()
+    changes = [_varies(channel.float(), radius) for channel in target.split(1, 1)]  # regions one by one: less memory
+    return torch.stack(changes).any(0)
+
+
+def _varies(values: Tensor, radius: Sequence[int]) -> Tensor:
+    """Where one channel (B, 1, *spatial) is not constant within `radius` voxels."""
     extremes = [values, -values]
     pool = functional.max_pool3d if len(radius) == 3 else functional.max_pool2d
     for axis, r in enumerate(radius):
         kernel = [2 * r + 1 if i == axis else 1 for i in range(len(radius))]
         extremes = [pool(v, kernel, stride=1, padding=[k // 2 for k in kernel]) for v in extremes]
     largest, negative_smallest = extremes
-    return (largest != -negative_smallest).any(1, keepdim=True)
+    return largest != -negative_smallest
 
 
 def draw_points(
