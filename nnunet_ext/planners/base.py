@@ -224,6 +224,18 @@ class BasePlanner(ExperimentPlanner):
         patch = tuple(int(-(-p // step) * step) for p, step in zip(padded, steps, strict=True))
         return Topology(patch, strides, kernels, steps)
 
+    def topology_of_stages(self, least: int, spacing: Sequence[float], patch_size: Sequence[int]) -> Topology:
+        """nnU-Net's topology; a patch too small for `least` stages grows along its finest axes."""
+        constraint = self.shape_constraint(len(patch_size))
+        topology = self.stock_topology(spacing, patch_size, constraint)
+        wished = list(topology.patch_size)
+        while topology.n_stages < least:
+            fine = [i < 2 * min(spacing) for i in spacing]
+            step = self.UNet_featuremap_min_edge_length
+            wished = [i + step if grows else i for i, grows in zip(wished, fine, strict=True)]
+            topology = self.stock_topology(spacing, wished, constraint)
+        return topology
+
     def stock_architecture(self, topology: Topology) -> dict[str, Any]:
         """nnU-Net's `architecture` block for its own network `self.UNet_class`."""
         conv = convert_dim_to_conv_op(topology.dim)

@@ -68,15 +68,7 @@ class OSSNetPlanner(BasePlanner):
 
     def topology(self, spacing: Sequence[float], patch_size: Sequence[int]) -> Topology:
         """nnU-Net's topology; a patch too small for two stages grows along its finest axes."""
-        topology = super().topology(spacing, patch_size)
-        fine = [i < 2 * min(spacing) for i in spacing]
-        wished = list(topology.patch_size)
-        while topology.n_stages < MIN_STAGES:
-            wished = [
-                i + self.UNet_featuremap_min_edge_length if grows else i for i, grows in zip(wished, fine, strict=True)
-            ]
-            topology = super().topology(spacing, wished)
-        return topology
+        return self.topology_of_stages(MIN_STAGES, spacing, patch_size)
 
     def architecture_block(self, topology: Topology) -> dict[str, Any]:
         return ossnet_local_architecture(
