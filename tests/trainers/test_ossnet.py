@@ -112,6 +112,21 @@ def test_recipes_choose_the_published_network(variant: str, own: Own) -> None:
     assert (loss.dice, loss.coarse_weight, loss.coarse_target) == (None, 0.1, "foreground")
 
 
+@pytest.mark.parametrize("kind", ["plain", "noncubic", "regions"])
+def test_stock_plans_of_whole_volumes_get_a_published_network(
+    kind: str, workspace: support.Workspace, planned: Plans
+) -> None:
+    plans = planned(kind)
+    patch = plans["configurations"]["3d_fullres"]["patch_size"]
+    trainer = built(workspace, plans, "OSSNetTrainer_Published_B")
+    arguments = trainer.configuration_manager.network_arch_init_kwargs
+    assert trainer.configuration_manager.network_arch_class_name == FAITHFUL
+    assert (arguments["patch_size"], arguments["large_patches"], arguments["skip"]) == (patch, True, False)
+    assert arguments.get("regions", False) is (kind == "regions")
+    trainer.initialize()
+    trainer.network.check_patch_size(patch)
+
+
 def test_suffixes_overrule_a_recipe() -> None:
     made: Any = trainer_class("OSSNetTrainer_Published_C_AdamW_250epochs")
     assert made.hyperparameters["num_epochs"] == 250
