@@ -7,13 +7,14 @@
 
     python benchmarks/ossnet.py --models DIR     # trains networks into DIR, or uses those there: results/ossnet.*
     python benchmarks/ossnet.py                  # the same with a temporary folder
-    python benchmarks/ossnet.py --pieces memory  # some pieces; writes nothing without -o
+    python benchmarks/ossnet.py --pieces memory  # some pieces; with -o they replace those of an earlier report
     python benchmarks/ossnet.py --tiny           # the same code on toys, in seconds; writes nothing without -o
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -184,38 +185,51 @@ def decoding_text(found: Sequence[ossnet_decoding.Timing]) -> str:
     )
 
 
-def measured(options: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
-    """The report's parts and the data of all pieces asked for."""
-    parts: list[str] = []
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """What was found of all pieces asked for: numbers, strings, lists and dicts."""
     data: dict[str, Any] = {}
     if "memory" in options.pieces:
         data["memory"] = memory(options.tiny)
-        parts.append(memory_text(data["memory"]))
     if "decoding" in options.pieces:
         with ExitStack() as stack:
             folder = options.models or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             found = (
                 ossnet_decoding.toy() if options.tiny else ossnet_decoding.timings(folder.resolve(), options.threads)
             )
-        data["decoding"] = [row.data() for row in found]
-        parts.append(decoding_text(found))
+        data["decoding"] = [asdict(row) for row in found]
     if "pade" in options.pieces:
         shapes: dict[str, tuple[int, ...]] | None = {"points": (64, 16)} if options.tiny else None
         rounds, compiled = (1, False) if options.tiny else (7, not options.eager_only)
-        rows = ossnet_pade.pade_rows(shapes, rounds, compiled, options.threads)
-        data["pade"] = [asdict(row) for row in rows]
-        parts.append(f"## Padé activation\n\n{ossnet_pade.table(rows)}\n\n{PADE}")
+        data["pade"] = [asdict(row) for row in ossnet_pade.pade_rows(shapes, rounds, compiled, options.threads)]
     if "volume" in options.pieces:
         edges = (32, 40) if options.tiny else ossnet_volume.EDGES
         data["volume"] = ossnet_volume.volume_rows(edges, options.threads)
+    return data
+
+
+def report(data: dict[str, Any]) -> str:
+    """All pieces that were measured, in Markdown."""
+    clock = "CPU time" if data["environment"]["threads"] == 1 else "wall clock"
+    parts = [
+        f"# OSS-Net\n\nfloat32 on a CPU, {clock}; what is compared takes turns in one process, times are medians of "
+        "the rounds, ratios are medians of the quotients within a round.",
+        "\n".join(f"* {name}: {value}" for name, value in data["environment"].items()),
+    ]
+    if "memory" in data:
+        parts.append(memory_text(data["memory"]))
+    if "decoding" in data:
+        parts.append(decoding_text([ossnet_decoding.Timing(**row) for row in data["decoding"]]))
+    if "pade" in data:
+        rows = [ossnet_pade.Row(**row) for row in data["pade"]]
+        parts.append(f"## Padé activation\n\n{ossnet_pade.table(rows)}\n\n{PADE}")
+    if "volume" in data:
         parts.append(ossnet_volume.report(data["volume"]).replace("# Whole", "## Whole", 1))
-    return parts, data
+    return "\n\n".join(parts) + "\n"
 
 
 PADE = (
-    "*compiled* is ours by torch.compile against the formula in eager mode, *both compiled* against the formula "
-    "by torch.compile, which overflows beyond |x| of 10^7 and keeps several tensors. Feature map and points as in "
-    "`ossnet_pade.py`."
+    "*compiled* is ours by torch.compile against the formula in eager mode, *both compiled* against the formula by "
+    "torch.compile, whose powers overflow beyond |x| = 10^7."
 )
 
 
@@ -238,16 +252,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the report, and write it."""
     options = parse(argv)
     torch.set_num_threads(options.threads)
-    parts, data = measured(options)
-    clock = "CPU time" if options.threads == 1 else "wall clock"
-    head = (
-        f"# OSS-Net\n\nfloat32 on a CPU, {options.threads} thread(s), {clock}; what is compared takes turns, times are "
-        "medians of the rounds, ratios are medians of the quotients within a round."
-    )
-    text = "\n\n".join([head, measure.environment_list(), *parts]) + "\n"
+    data = {"environment": measure.environment(), **measured(options)}
+    earlier = options.output / "ossnet.json" if options.output else None
+    if earlier is not None and earlier.exists():
+        data = {**json.loads(earlier.read_text()), **data}
+    text = report(data)
     print(text)
     if options.output:
-        measure.write_results(options.output, "ossnet", text, {"environment": measure.environment(), **data})
+        measure.write_results(options.output, "ossnet", text, data)
     return 0
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +92,6 @@ class Timing:
     def equal(self) -> float:
         """Share of the points with the same class both ways."""
         return 1 - self.different / self.edge ** len(self.patch)
-
-    def data(self) -> dict[str, Any]:
-        """For the JSON file."""
-        return asdict(self) | {"faster": self.faster, "equal": self.equal}
 
 
 def model_folder(folder: Path, recipe: Recipe) -> Path:

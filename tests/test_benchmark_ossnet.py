@@ -30,7 +30,8 @@ def test_measures_and_writes(benchmark: ModuleType, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     try:
         pieces = ["memory", "decoding", "pade"]
-        assert benchmark.main(["--tiny", "--pieces", *pieces, "-o", str(tmp_path)]) == 0
+        for some in (pieces[:1], pieces[1:]):  # the second run keeps what the first has found
+            assert benchmark.main(["--tiny", "--pieces", *some, "-o", str(tmp_path)]) == 0
     finally:
         torch.set_num_threads(threads)
     found = json.loads((tmp_path / "ossnet.json").read_text())
@@ -38,7 +39,7 @@ def test_measures_and_writes(benchmark: ModuleType, tmp_path: Path) -> None:
     (toy,) = found["decoding"]
     assert 0 < toy["evaluated"] < 0.5
     assert 0 < toy["foreground"] < 0.5
-    assert toy["equal"] == 1 - toy["different"] / 40**3 > 0.999
+    assert toy["different"] < 0.001 * 40**3
     assert all(abs(difference) < 0.01 for difference in found["memory"]["estimates"].values())
     text = (tmp_path / "ossnet.md").read_text()
     assert "Adaptive against dense" in text

@@ -323,7 +323,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "presence": (
         lambda: decoded(noise, PointGrid.of_voxels((8, 8)), presence=Presence(torch.zeros(4, 4, 4), (8, 8))),
-        "presence has 4 channels, the logits are of 3 classes: .* or two, the background and all others",
+        "presence has 4 channels, the logits are of 3 classes; .* or two, the background and all others",
     ),
     "no points": (lambda: decoded(noise, PointGrid.of_voxels((8, 0))), "no points"),
 }

@@ -181,7 +181,7 @@ def _found(logits: Tensor, channels: int, regions: bool) -> list[Tensor]:
         return [labels.bool().any(0)] if regions else [labels[0] == 0, labels[0] > 0]
     what, other = ("regions", "one, all of them") if regions else ("classes", "two, the background and all others")
     raise ValueError(
-        f"The presence has {channels} channels, the logits are of {heads} {what}: it needs as many channels, or {other}."
+        f"The presence has {channels} channels, the logits are of {heads} {what}; it needs as many, or {other}."
     )
 
 
