@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     parser.add_argument("-f", "--fold", help="of a model: number or all; default: the first that was trained")
     parser.add_argument("-chk", "--checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
-    parser.add_argument("-device", choices=("cpu", "cuda", "mps"), help="default: cuda where there is one, else cpu")
+    parser.add_argument("-device", choices=("cpu", "cuda"), help="default: cuda where there is one, else cpu")
 
 
 def run(args: argparse.Namespace) -> int:
