@@ -19,6 +19,7 @@ from torch.nn import functional
 RADIUS = 7  # voxels; equal to the original's border maps (specs/ossnet.md 2.3)
 RAREST = 20.0  # times that a voxel of a rare class may be preferred
 LEAST, MOST = 0.1, 10.0  # bounds of the importance weights
+FILL = 100.0  # how far keys of voxels that are not preferred lie below others: more than any log of a random float32
 
 
 @dataclass(frozen=True)
@@ -151,23 +152,23 @@ _CLASSES = 256  # classes told apart when rare ones are preferred; further ones 
 def _draw_preferred(
     preference: Tensor, usable: Tensor, count: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """`count` different voxels (B, count), preferred ones first, and every voxel's expected number of draws (B, V).
+    """`count` different voxels (B, count), preferred ones first, and every voxel's chance of being drawn (B, V).
 
     Keys log(u) / preference, of which the largest are taken, draw without replacement in proportion to the preference
     (P. S. Efraimidis, P. G. Spirakis, Information Processing Letters 97, 2006). Where too few are preferred, others
-    fill up; ignored voxels come last.
+    fill up, all alike; ignored voxels come last. Given the first key that was not taken, a voxel's chance is that of
+    exceeding it; weights by the inverse of this chance estimate sums without bias (bottom-k sampling).
     """
     noise = torch.rand(preference.shape, device=preference.device, generator=generator).clamp_(min=1e-12)
     preferred = preference > 0
-    keys = torch.where(preferred, torch.log(noise) / preference.clamp(min=1e-6), noise - 1e9)
-    keys = torch.where(usable, keys, keys - 2e9)
-    drawn = keys.topk(count, 1, sorted=False).indices
-    preferred_count = preferred.sum(1, keepdim=True).float()
-    total = preference.sum(1, keepdim=True).clamp(min=1e-6)
-    near = (torch.clamp(preferred_count, max=float(count)) * preference / total).clamp(max=1.0)
-    others = (usable & ~preferred).float()
-    far = (count - preferred_count).clamp(min=0) / others.sum(1, keepdim=True).clamp(min=1)
-    return drawn, near + others * far.clamp(max=1.0)
+    keys = torch.where(preferred, torch.log(noise) / preference.clamp(min=1), noise - FILL)
+    keys = torch.where(usable, keys, keys - 2 * FILL)
+    if count == keys.shape[1]:
+        return keys.argsort(1), torch.ones_like(keys)
+    best = keys.topk(count + 1, 1)
+    bar = best.values[:, count:]
+    chance = torch.where(preferred, -torch.expm1(bar * preference), (1 - FILL - bar).clamp(0, 1))
+    return best.indices[:, :count], chance * usable
 
 
 def _importance(density: Tensor, usable: Tensor) -> Tensor:

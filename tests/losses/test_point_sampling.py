@@ -125,18 +125,47 @@ def test_everything_ignored_stays_finite() -> None:
     assert bool(torch.isfinite(points.weights).all())
 
 
-def test_weighted_points_estimate_the_mean_over_all_voxels() -> None:
-    """The share of foreground, of which half of the points would give a much larger estimate."""
-    target = ball(5.0)
-    truth = float(target.float().mean())
+def uneven() -> Tensor:
+    """A large ball, and a rare class of a few voxels."""
+    return ball(6.0) + (ball(1.5, (3.0, 3.0, 3.0)) * 2).to(torch.int16)
+
+
+TARGETS = {"ball": ball(5.0), "rare class": uneven(), "one voxel": ball(0.5), "nothing": ball(0.0)}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_weighted_points_estimate_means_over_all_voxels(name: str) -> None:
+    """Of places along each axis and, where there is some, of each class; unbounded weights (inverse densities)."""
+    target = TARGETS[name]
     torch.manual_seed(0)
-    weighted, plain = [], []
-    for _ in range(60):
-        points = draw_points(target, sampling())
-        weighted.append(float((points.weights * points.target).sum() / points.weights.sum()))
-        plain.append(float(points.target.float().mean()))
-    assert sum(plain) / 60 > 1.5 * truth
-    assert sum(weighted) / 60 == pytest.approx(truth, rel=0.06)
+    axes = torch.stack(torch.meshgrid(*(torch.linspace(0, 1, edge) for edge in SIZE), indexing="ij"))
+    quantities = torch.cat([axes, (target[0] == 1).float(), (target[0] == 2).float()]).flatten(1)
+    truth, estimates = quantities.mean(1), []
+    for _ in range(100):
+        points = draw_points(target, sampling(jitter=0.0, points=4000, radius=(1, 1, 1)))
+        drawn = quantities[:, flat_index(points)[0]]
+        estimates.append((drawn * points.weights[0]).sum(1) / points.weights.sum())
+    error = torch.stack(estimates).mean(0) - truth
+    assert float((error.abs() / truth.clamp(min=1e-3))[:3].max()) < 0.01
+    assert float((error.abs() / truth.clamp(min=2e-3))[3:].max()) < 0.06
+
+
+def test_where_there_is_no_border_points_are_drawn_everywhere() -> None:
+    target = ball(0.0)
+    first, second = (flat_index(draw_points(target, sampling(border=1.0, balanced=0.0, jitter=0.0))) for _ in range(2))
+    assert set(first[0].tolist()) != set(second[0].tolist())
+    assert float(first.float().mean()) / target.numel() == pytest.approx(0.5, abs=0.05)
+
+
+def test_points_of_nearly_all_the_border_weigh_alike() -> None:
+    """All of the border is drawn by both groups, whatever their preference: no class weighs more there."""
+    target = uneven()
+    border = border_mask(target, (1, 1, 1)).flatten()
+    share = int(border.sum()) / 4000
+    options = {"points": 4000, "border": 0.0, "balanced": share, "jitter": 0.0, "radius": (1, 1, 1)}
+    points = draw_points(target, sampling(**options))
+    weights = points.weights[0, 0][border[flat_index(points)[0]]]
+    assert float(weights.max()) == pytest.approx(float(weights.min()), rel=1e-4)
 
 
 def test_without_importance_all_weigh_one() -> None:
