@@ -92,7 +92,9 @@ class OnLattice(nn.Module):
             step += 1
         axes = [torch.arange(0, edge, step, device=x.device, dtype=torch.float32) for edge in x.shape[2:]]
         coords = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2).expand(len(x), -1, -1)
-        logits, coarse = self.network(x, coords, coords.shape[1])
+        centred = coords.shape[1] - coords.shape[1] // 2
+        coords = torch.cat([coords[:, :centred], coords[:, centred:] + 0.25], 1)  # as in training, half between voxels
+        logits, coarse = self.network(x, coords, centred)
         coarse = [_of_classes(head, logits.shape[1]) for head in coarse]
         return [logits.unflatten(2, [len(axis) for axis in axes]), *coarse]
 

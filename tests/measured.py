@@ -7,18 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nnunet_ext.trainers.ossnet import OSSNetTrainer
+
 
 def really_saved_bytes(network: nn.Module, shape: tuple[int, ...]) -> int:
     """Counted on a real device with code of its own: by address, the outputs twice.
 
-    Networks that decode points get them at random places of the image.
+    Networks that decode points get them as their trainer draws them: at voxel centres, then between them.
     """
     network.train()
     x = torch.randn(shape)
     inputs: list[Any] = [x]
     if hasattr(network, "n_points"):
         points: Any = network.n_points
-        inputs += [(torch.rand(shape[0], points, len(shape) - 2) * (min(shape[2:]) - 1)).round(), points]
+        centred = points - round(points * OSSNetTrainer.jitter)
+        coords = torch.rand(shape[0], points, len(shape) - 2) * (min(shape[2:]) - 1)
+        inputs += [torch.cat([coords[:, :centred].round(), coords[:, centred:]], 1), centred]
     skip = {t.untyped_storage().data_ptr() for t in (*inputs, *network.parameters()) if isinstance(t, Tensor)}
     kept: dict[int, Tensor] = {}
 

@@ -17,6 +17,9 @@ from nnunet_ext.architectures.blocks.memory import conv_feature_map_units
 from nnunet_ext.architectures.blocks.point_grid import PointGrid, voxel_coordinates
 from nnunet_ext.architectures.blocks.pooling import pooled
 
+MOVED_SHARE = 0.5
+"""Of the points of a training step, that lie between voxel centres."""
+
 DecodeMode = Literal["dense", "adaptive", "budget"]
 DECODE_MODES: tuple[DecodeMode, ...] = ("dense", "adaptive", "budget")
 
@@ -151,11 +154,11 @@ class OccupancyNetwork(nn.Module):
         raise NotImplementedError
 
     def memory_probe(self, patch_size: Sequence[int], batch_size: int) -> tuple[Tensor, Tensor, int]:
-        """Arguments of `forward` for a training step, on the parameters' device (`blocks.memory`)."""
+        """Arguments of `forward` for a training step as `OSSNetTrainer`'s, on the parameters' device."""
         device = next(self.parameters()).device
         x = torch.zeros(batch_size, self.input_channels, *patch_size, device=device)
         coords = torch.zeros(batch_size, self.n_points, self.dim, device=device)
-        return x, coords, self.n_points
+        return x, coords, self.n_points - round(self.n_points * MOVED_SHARE)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """What a training step keeps, in nnU-Net's units (`blocks.memory`)."""

@@ -13,6 +13,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import Tensor, nn
 
+from nnunet_ext.architectures.occupancy import MOVED_SHARE
 from nnunet_ext.architectures.ossnet_local_plans import NETWORK_CLASS, number_of_points, ossnet_local_architecture
 from nnunet_ext.architectures.ossnet_plans import ossnet_architecture
 from nnunet_ext.losses.occupancy import OccupancyLoss, OccupancyTarget
@@ -62,7 +63,7 @@ class OSSNetTrainer(BaseTrainer):
     hyperparameters: ClassVar[Mapping[str, Any]] = {"initial_lr": LEARNING_RATE, "weight_decay": WEIGHT_DECAY}
     border_share: ClassVar[float] = 0.25
     balanced_share: ClassVar[float] = 0.25
-    jitter: ClassVar[float] = 0.5
+    jitter: ClassVar[float] = MOVED_SHARE
     importance: ClassVar[bool] = True
     with_dice: ClassVar[bool] = True
     coarse_weight: ClassVar[float] = 0.3
