@@ -54,11 +54,6 @@ def read_names(file: Path) -> dict[str, tuple[int, ...]]:
     return {name: values for name, values in named.items() if set(values) != {0}}
 
 
-def has_regions(names: dict[str, tuple[int, ...]]) -> bool:
-    """Whether nnU-Net trains regions on these labels."""
-    return any(len(values) > 1 for values in names.values())
-
-
 def _values(values: Any) -> tuple[int, ...]:
     return tuple(int(value) for value in (values if isinstance(values, list | tuple) else [values]))
 

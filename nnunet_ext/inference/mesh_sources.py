@@ -15,8 +15,9 @@ from nnunet_ext.architectures.blocks.point_grid import PointGrid
 from nnunet_ext.errors import UserError
 from nnunet_ext.inference.mesh import Geometry, PointField
 from nnunet_ext.inference.mesh_images import ENDINGS, case_name, read_image, reoriented_geometry
-from nnunet_ext.inference.mesh_labels import Target, channel_targets, has_regions, label_targets, numbered
+from nnunet_ext.inference.mesh_labels import Target, channel_targets, label_targets, numbered
 from nnunet_ext.inference.mesh_smoothing import smoothed_indicator
+from nnunet_ext.labels import has_regions
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]  # first grid index, and number of points, of each axis
 SMOOTH = 0.8  # voxels
@@ -226,7 +227,7 @@ def _probabilities(
 ) -> Probabilities:
     channels = len(values)
     if names:
-        regions = has_regions(names)
+        regions = has_regions({"labels": names})
         targets = channel_targets(names, regions)
         if channels != len(names) + (0 if regions else 1) or max(max(t.values) for t in targets) >= channels:
             raise UserError(

@@ -17,6 +17,7 @@ from nnunet_ext.architectures.ossnet_plans import (
     ossnet_architecture,
     ossnet_strides,
 )
+from nnunet_ext.labels import has_regions
 from nnunet_ext.planners.base import BasePlanner, Choice, Topology
 from nnunet_ext.planners.variants import variant_attribute
 
@@ -76,12 +77,8 @@ class OSSNetPlanner(BasePlanner):
             topology.strides,
             topology.kernel_sizes,
             base_width=self.base_width,
-            regions=self._has_regions(),
+            regions=has_regions(self.dataset_json),
         )
-
-    def _has_regions(self) -> bool:
-        labels = self.dataset_json["labels"].values()
-        return any(isinstance(value, (list, tuple)) and len(value) > 1 for value in labels)
 
 
 class OSSNetPlanner_Published(OSSNetPlanner):  # noqa: N801  # our grammar of names
@@ -141,7 +138,7 @@ class OSSNetPlanner_Published(OSSNetPlanner):  # noqa: N801  # our grammar of na
             features_per_stage=[features[0], *features],
             decoder_width=min(DECODER_WIDTH, 32 * self.base_width),
             n_points=number_of_points(patch),
-            regions=self._has_regions(),
+            regions=has_regions(self.dataset_json),
         )
 
     def _largest_extent(self) -> np.ndarray:

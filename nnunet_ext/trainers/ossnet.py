@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nnunet_ext.architectures.occupancy import MOVED_SHARE
 from nnunet_ext.architectures.ossnet_local_plans import NETWORK_CLASS, number_of_points, ossnet_local_architecture
 from nnunet_ext.architectures.ossnet_plans import ossnet_architecture
+from nnunet_ext.labels import has_regions
 from nnunet_ext.losses.occupancy import OccupancyLoss, OccupancyTarget
 from nnunet_ext.losses.point_sampling import Sampling, border_radius, draw_points
 from nnunet_ext.trainers import networks
@@ -236,11 +237,6 @@ class OSSNetTrainer(BaseTrainer):
             "fn_hard": ~predicted & true & known,
         }
         return {name: mask.sum((0, 2)).cpu().numpy() for name, mask in sums.items()}
-
-
-def has_regions(dataset_json: Mapping[str, Any]) -> bool:
-    """Whether nnU-Net trains on regions: some label is a list of several values."""
-    return any(isinstance(value, (list, tuple)) and len(value) > 1 for value in dataset_json["labels"].values())
 
 
 __getattr__ = variant_attribute(__name__)
