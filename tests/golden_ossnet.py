@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from published_points import clamped_entropy, point_scores
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,7 +20,6 @@ from nnunet_ext.inference.published_decoding import coarse_at_first_stage, exped
 from nnunet_ext.inference.published_volume import normalise, pad
 from nnunet_ext.losses.occupancy import OccupancyLoss, OccupancyTarget
 from nnunet_ext.losses.point_sampling import RADIUS, Points, border_mask
-from nnunet_ext.losses.published_points import clamped_entropy, point_scores
 from nnunet_ext.trainers.lookahead import Lookahead
 from nnunet_ext.weights import ossnet
 from nnunet_ext.weights.loading import CheckpointError

@@ -7,21 +7,18 @@ Occupancy networks: L. Mescheder et al., CVPR 2019; OSS-Net: C. Reich et al., BM
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nnunet_ext.architectures.blocks.adaptive_decoding import Decoded, Presence, decode_grid
+from nnunet_ext.architectures.blocks.adaptive_decoding import Decoded, DecodeMode, Presence, decode_grid
 from nnunet_ext.architectures.blocks.memory import conv_feature_map_units
 from nnunet_ext.architectures.blocks.point_grid import PointGrid, voxel_coordinates
 from nnunet_ext.architectures.blocks.pooling import pooled
 
 MOVED_SHARE = 0.5
 """Of the points of a training step, that lie between voxel centres."""
-
-DecodeMode = Literal["dense", "adaptive", "budget"]
-DECODE_MODES: tuple[DecodeMode, ...] = ("dense", "adaptive", "budget")
 
 
 class OccupancyNetwork(nn.Module):

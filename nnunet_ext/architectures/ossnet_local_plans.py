@@ -9,16 +9,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from nnunet_ext.architectures.ossnet_plans import N_POINTS
+
 NETWORK_CLASS = "nnunet_ext.architectures.ossnet_local.OSSNetLocal"
 BASE_WIDTH = 32
 WIDEST = 10  # times the base width
-POINTS = {2: 2**13, 3: 2**14}  # a sample, at most
 DENSEST = 4  # voxels a point, at least
 
 
 def number_of_points(patch_size: Sequence[int]) -> int:
     """Points that a training step draws from a patch: 2^14 (2D: 2^13), or one of four voxels of a small patch."""
-    return max(1, min(POINTS[len(patch_size)], math.prod(patch_size) // DENSEST))
+    return max(1, min(N_POINTS[len(patch_size)], math.prod(patch_size) // DENSEST))
 
 
 def ossnet_local_architecture(

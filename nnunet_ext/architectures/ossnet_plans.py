@@ -16,7 +16,7 @@ FEWEST_CELLS = 4  # of an axis that is pooled on: nnU-Net's smallest edge of a f
 LATENT_EDGE = 8  # cells of the longest axis that are flattened to a latent vector, as published
 DECODER_WIDTH = 512
 DECODER_BLOCKS = 5
-N_POINTS = {2: 2**13, 3: 2**14}  # points a sample in training, by dimension
+N_POINTS = {2: 2**13, 3: 2**14}  # points a sample in training, at most, by dimension
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import nibabel
 import numpy as np
 from tqdm import tqdm
 
+from nnunet_ext.architectures.blocks.adaptive_decoding import DecodeMode
 from nnunet_ext.architectures.blocks.point_grid import PointGrid
-from nnunet_ext.architectures.occupancy import DecodeMode
 from nnunet_ext.errors import UserError
 from nnunet_ext.inference.label_volume import LONGEST, NIFTI, LabelVolume, image_affine, save, whole, write_nifti
 from nnunet_ext.inference.volume_field import CaseField

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nnunet_ext.architectures.blocks import adaptive_decoding
 from nnunet_ext.architectures.blocks.point_grid import PointGrid
-from nnunet_ext.architectures.occupancy import DECODE_MODES
 from nnunet_ext.architectures.ossnet import OSSNet, OSSNetContext
 from nnunet_ext.inference.published_decoding import expedited_labels, standard_labels
 
 Adapter = Literal["brats2020", "lits"]
 ADAPTERS: tuple[Adapter, ...] = ("brats2020", "lits")
 REFERENCE = "reference"
-MODES = (*DECODE_MODES, REFERENCE)
+MODES = (*adaptive_decoding.MODES, REFERENCE)
 SLAB_VOXELS = 2**25  # decoded at once; logits of two classes and their bookkeeping take about 16 bytes each
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_ext.architectures.blocks.adaptive_decoding import Decoded, decode_grid
+from nnunet_ext.architectures.blocks.adaptive_decoding import Decoded, DecodeMode, decode_grid
 from nnunet_ext.architectures.blocks.point_grid import PointGrid
-from nnunet_ext.architectures.occupancy import DecodeMode, OccupancyNetwork
+from nnunet_ext.architectures.occupancy import OccupancyNetwork
 from nnunet_ext.errors import UserError
 from nnunet_ext.inference.patches import padded_to
 from nnunet_ext.inference.volume_geometry import CaseGeometry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch.nn import functional
 
 from nnunet_ext.architectures.ossnet_plans import ossnet_architecture
 from nnunet_ext.inference import published_decoding
+from nnunet_ext.inference.predict_volume_command import add_arguments
 from nnunet_ext.inference.published_decoding import expedited_labels, standard_labels
-from nnunet_ext.inference.published_volume import normalise, padding, predict_published
+from nnunet_ext.inference.published_volume import MODES, normalise, padding, predict_published
 from nnunet_ext.weights.transfer import build_network
 
 GRID = (32, 32, 16)
@@ -110,6 +112,14 @@ def test_channels_are_normalised_over_all_voxels() -> None:
 def test_impossible_cases_are_refused(network: Any, case: np.ndarray, adapter: str, mode: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         predict_published(network, case, adapter, mode)
+
+
+def test_predict_volume_offers_every_mode() -> None:
+    """Its parser lists them by itself: it reads no torch."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    offered = next(action.choices for action in parser._actions if action.dest == "mode")
+    assert sorted(offered or ()) == sorted(MODES)
 
 
 # ---------------------------------------------------------------------------------------------- the authors' decoding

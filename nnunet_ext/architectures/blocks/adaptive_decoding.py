@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,9 +26,10 @@ from nnunet_ext.architectures.blocks.presence import Presence
 
 Field = Callable[[Tensor], Tensor]
 
-MODES = ("dense", "adaptive", "budget")
+DecodeMode = Literal["dense", "adaptive", "budget"]
+MODES: tuple[DecodeMode, ...] = get_args(DecodeMode)
 
-__all__ = ["MODES", "Decoded", "Field", "Presence", "decode_grid"]
+__all__ = ["MODES", "DecodeMode", "Decoded", "Field", "Presence", "decode_grid"]
 
 
 @dataclass(frozen=True)
