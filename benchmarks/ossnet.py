@@ -32,11 +32,13 @@ import torch
 from plain import plain_network
 from torch import nn
 
-from nnunet_ext.architectures.blocks.memory import kept_for_backward, saved_bytes, training_inputs
+from nnunet_ext.architectures.blocks.memory import kept_for_backward, saved_bytes
 from nnunet_ext.architectures.ossnet import OSSNet
 from nnunet_ext.architectures.ossnet_local import OSSNetLocal
 from nnunet_ext.architectures.ossnet_local_plans import number_of_points, ossnet_local_architecture
 from nnunet_ext.architectures.ossnet_plans import ossnet_architecture
+from nnunet_ext.losses.point_sampling import Sampling, draw_points
+from nnunet_ext.trainers.ossnet import OSSNetTrainer
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PIECES = ("memory", "decoding", "pade", "volume")
@@ -84,14 +86,17 @@ def kept_at(edge: int, stages: int = STAGES) -> Kept:
 
 
 def check_estimate(name: str, edge: int, stages: int) -> float:
-    """Bytes kept on the meta device by those really kept on a CPU, minus one.
+    """Bytes kept on the meta device by those really kept on a CPU, minus one; points as the trainer draws them.
 
     Raises:
         RuntimeError: they differ by more than 1 %.
     """
     torch.manual_seed(0)
-    network = built(name, edge, stages, "cpu").train()
-    inputs = training_inputs(network, [edge] * 3, 1)
+    network: Any = built(name, edge, stages, "cpu").train()
+    points = draw_points(
+        torch.zeros(1, 1, edge, edge, edge), Sampling(network.n_points, 0.25, 0.25, OSSNetTrainer.jitter, (7, 7, 7))
+    )
+    inputs = torch.randn(1, 1, edge, edge, edge), points.coords, points.on_grid
     real = kept_for_backward(lambda: network(*inputs), exclude=[*inputs, *network.parameters(), *network.buffers()])
     difference = saved_bytes(network, [edge] * 3, 1, 1) / real - 1
     if not abs(difference) <= ESTIMATE:
