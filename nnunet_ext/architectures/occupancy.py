@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_ext.architectures.blocks.adaptive_decoding import Decoded, DecodeMode, Presence, decode_grid
+from nnunet_ext.architectures.blocks.adaptive_decoding import MODES, Decoded, DecodeMode, Presence, decode_grid
 from nnunet_ext.architectures.blocks.memory import conv_feature_map_units
 from nnunet_ext.architectures.blocks.point_grid import PointGrid, voxel_coordinates
 from nnunet_ext.architectures.blocks.pooling import pooled
@@ -160,3 +160,9 @@ class OccupancyNetwork(nn.Module):
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """What a training step keeps, in nnU-Net's units (`blocks.memory`)."""
         return conv_feature_map_units(self, input_size)
+
+
+def check_decode_mode(mode: str) -> None:
+    """Raise a ValueError for an unknown way to make dense logits."""
+    if mode not in MODES:
+        raise ValueError(f"decode_mode is {mode!r}; allowed are {', '.join(map(repr, MODES))}.")

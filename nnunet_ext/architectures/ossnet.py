@@ -25,11 +25,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from nnunet_ext.architectures.blocks.adaptive_decoding import DecodeMode
 from nnunet_ext.architectures.blocks.occupancy_decoder import PointDecoder
 from nnunet_ext.architectures.blocks.occupancy_encoder import OccupancyEncoder, average_pool
 from nnunet_ext.architectures.blocks.patch_mapping import around, large_windows, pooled_pairs, small_windows
 from nnunet_ext.architectures.blocks.point_features import inside
-from nnunet_ext.architectures.occupancy import OccupancyNetwork
+from nnunet_ext.architectures.occupancy import OccupancyNetwork, check_decode_mode
 from nnunet_ext.architectures.ossnet_checks import check_arguments, check_image_size
 from nnunet_ext.architectures.ossnet_plans import pooling_strides
 
@@ -72,6 +73,7 @@ class OSSNet(OccupancyNetwork):
         large_pooling: of large windows, "average" or "max".
         regions: K regions with a sigmoid each, instead of K classes with a softmax.
         n_points: points a sample that a training step asks for; what memory is reckoned with.
+        decode_mode: how dense logits are made in prediction: "adaptive", "dense" or "budget".
         deep_supervision: see `OccupancyNetwork.forward`.
 
     Raises:
@@ -99,9 +101,12 @@ class OSSNet(OccupancyNetwork):
         large_pooling: str = "average",
         regions: bool = False,
         n_points: int = 2**14,
+        decode_mode: DecodeMode = "adaptive",
         deep_supervision: bool = False,
     ) -> None:
         super().__init__()
+        check_decode_mode(decode_mode)
+        self.decode_mode = decode_mode
         head = skip if head is None else head
         self.dim = check_arguments(
             n_stages=n_stages,

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ext.architectures.blocks.activation import SLOPE
+from nnunet_ext.architectures.blocks.adaptive_decoding import DecodeMode
 from nnunet_ext.architectures.blocks.convolution import Conv2d, Conv3d
 from nnunet_ext.architectures.blocks.local_features import LAYERS, LocalFeatures
 from nnunet_ext.architectures.blocks.point_decoder import ModulatedNorm, PointDecoder
 from nnunet_ext.architectures.blocks.point_features import cell_position, sample_map
 from nnunet_ext.architectures.blocks.pyramid import Pyramid
-from nnunet_ext.architectures.occupancy import OccupancyNetwork
+from nnunet_ext.architectures.occupancy import OccupancyNetwork, check_decode_mode
 from nnunet_ext.architectures.ossnet_local_checks import check_arguments, check_image_size
 
 TOP = 2  # the stage of the finest sampled map: stride 4 in nnU-Net's plans
@@ -79,6 +80,7 @@ class OSSNetLocal(OccupancyNetwork):
         n_points: points a sample in training, for the planner.
         decoder_blocks: residual blocks of the point decoder.
         activation: "leaky_relu", "gelu" or "pade" (OSS-Net's own, slower).
+        decode_mode: how dense logits are made in prediction: "adaptive", "dense" or "budget".
         deep_supervision: see `OccupancyNetwork.forward`.
 
     Raises:
@@ -99,9 +101,12 @@ class OSSNetLocal(OccupancyNetwork):
         n_points: int = 2**14,
         decoder_blocks: int = 3,
         activation: str = "leaky_relu",
+        decode_mode: DecodeMode = "adaptive",
         deep_supervision: bool = False,
     ) -> None:
         super().__init__()
+        check_decode_mode(decode_mode)
+        self.decode_mode = decode_mode
         check_arguments(
             n_stages=n_stages,
             conv_op=conv_op,

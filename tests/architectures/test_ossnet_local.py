@@ -426,3 +426,10 @@ def test_impossible_images() -> None:
         net(image(size=(16, 20, 16)))
     with pytest.raises(ValueError, match="3 spatial axes"):
         net(torch.zeros(1, CHANNELS, 16, 16))
+
+
+@pytest.mark.parametrize("mode", ["dense", "budget"])
+def test_plans_may_state_how_voxels_are_decoded(mode: str) -> None:
+    assert network(decode_mode=mode).decode_mode == mode
+    with pytest.raises(ValueError, match=r"decode_mode is 'all'; allowed are .*'dense'"):
+        network(decode_mode="all")
