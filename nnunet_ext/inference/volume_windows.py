@@ -17,6 +17,9 @@ from nnunet_ext.architectures.occupancy import OccupancyNetwork
 
 Window = tuple[int, ...]
 _SIGMA = 1 / 8  # of nnU-Net's Gaussian, in patches
+#: Voxels that points asked for together may span, unless they are few. Networks take features of all voxels between
+#: points, so that points far apart, those of a coarse grid, would need more memory than those of a fine one.
+NEARBY_VOXELS, FEW_POINTS = 20_000, 1024
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,16 @@ class WindowField:
         coords = coords.clamp(min=torch.full_like(last, -0.5), max=last)
         if not len(coords):
             return torch.zeros(self._views[0].network.num_classes, 0, device=self._device)
+        parts = [] if coords.requires_grad and torch.is_grad_enabled() else nearby(coords)
+        if len(parts) < 2:
+            return self._blended(coords)
+        logits = torch.zeros(self._views[0].network.num_classes, len(coords), device=self._device)
+        for part in parts:
+            logits[:, part] = self._blended(coords[part])
+        return logits
+
+    def _blended(self, coords: Tensor) -> Tensor:
+        """Logits (K, N) at points (N, dim) in the image, N > 0, of all windows that hold them."""
         low, high = (bound.tolist() for bound in (coords.detach().amin(0), coords.detach().amax(0)))
         holding = self.holding(low, high)
         if len(holding) == 1:
@@ -168,6 +181,26 @@ class WindowField:
         centre = local.new_tensor([edge // 2 for edge in self.patch])
         sigma = local.new_tensor([edge * _SIGMA for edge in self.patch])
         return torch.exp(-0.5 * ((local - centre) / sigma).square().sum(1))
+
+
+def nearby(coords: Tensor) -> list[Tensor]:
+    """Indices of points (N, dim), N > 0, in parts that span no more voxels than may be asked for together.
+
+    Boxes are halved along their longest axis; all indices are in one part each.
+    """
+    parts, waiting = [], [torch.arange(len(coords), device=coords.device)]
+    while waiting:
+        index = waiting.pop()
+        points = coords[index]
+        low, high = points.amin(0), points.amax(0)
+        extent = (high - low).tolist()
+        if len(index) <= FEW_POINTS or not math.prod(edge + 1 for edge in extent) > NEARBY_VOXELS:  # or NaN
+            parts.append(index)
+            continue
+        axis = extent.index(max(extent))
+        first = points[:, axis] < (low[axis] + high[axis]) / 2
+        waiting += [index[~first], index[first]]
+    return parts
 
 
 class _PresenceMap:

@@ -16,9 +16,10 @@ from nnunet_ext.architectures.blocks import adaptive_decoding
 from nnunet_ext.architectures.blocks.point_grid import PointGrid, voxel_coordinates
 from nnunet_ext.architectures.ossnet_local import OSSNetLocal
 from nnunet_ext.errors import UserError
-from nnunet_ext.inference import volume_field
+from nnunet_ext.inference import volume_field, volume_windows
 from nnunet_ext.inference.volume_field import CERTAIN, CaseField
 from nnunet_ext.inference.volume_geometry import CaseGeometry
+from nnunet_ext.inference.volume_windows import nearby
 
 BIG = (19, 25, 10)  # some windows along two axes, one along the last
 
@@ -137,6 +138,37 @@ def test_any_points_in_any_order_are_those_of_the_grid(network: TinyPoints) -> N
     outside = ~dense.evaluated.flatten()
     assert 0 < int(outside.sum()) < len(index)
     assert dense.logits.flatten(1)[:, outside].unique(dim=1).T.tolist() == [[CERTAIN, -CERTAIN, -CERTAIN]]
+
+
+def test_points_far_apart_are_not_asked_for_together(network: TinyPoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    field = CaseField(predictor(network), noise(2, *BIG), properties(BIG))
+    index = torch.randperm(19 * 25 * 10, generator=torch.Generator().manual_seed(0))
+    coords = voxel_coordinates(BIG)[index]
+    together = field.logits_at(coords)
+    monkeypatch.setattr(volume_windows, "NEARBY_VOXELS", 100)
+    monkeypatch.setattr(volume_windows, "FEW_POINTS", 10)
+    spans: list[float] = []
+    blended = volume_windows.WindowField._blended
+
+    def measured(self: Any, part: torch.Tensor) -> torch.Tensor:
+        spans.append(float((part.amax(0) - part.amin(0) + 1).prod()))
+        return blended(self, part)
+
+    monkeypatch.setattr(volume_windows.WindowField, "_blended", measured)
+    assert torch.allclose(field.logits_at(coords), together, atol=1e-5)
+    assert 50 < max(spans) <= 100
+    assert sum(spans) == len(coords)
+
+
+def test_points_are_put_into_boxes_only_where_that_bounds_something() -> None:
+    grid = PointGrid((20, 20, 20), (2.0,) * 3, (0.0,) * 3)  # 8000 points over 39 voxels an edge, as of a coarse lattice
+    coords = grid.coordinates(voxel_coordinates(grid.shape))
+    parts = nearby(coords)
+    assert len(parts) == 4
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(len(coords)))
+    assert len(nearby(coords / 2)) == 1  # a fine one
+    assert len(nearby(coords[:: len(coords) // 1000])) == 1  # few points
+    assert len(nearby(torch.full((2000, 3), torch.nan))) == 1
 
 
 def test_an_image_beyond_the_crop_is_no_region() -> None:
