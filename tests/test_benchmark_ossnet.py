@@ -88,3 +88,14 @@ def test_wrong_classes_and_slow_decoding_are_told(benchmark: ModuleType, decodin
     text = benchmark.decoding_text([row])
     assert "at least 8: not met" in text
     assert "99.8000% (at least 99.9%: not met)" in text
+
+
+def test_memory_that_differs_in_any_row_is_told(benchmark: ModuleType) -> None:
+    megabyte = 2**20
+    extras = {128: 93, 256: 77, 512: 78}  # the smallest output needs the most
+    rows = [
+        {"edge": edge, "extra": extra * megabyte, "peak": (900 + extra) * megabyte, "seconds": 1}
+        for edge, extra in extras.items()
+    ]
+    text = importlib.import_module("ossnet_volume").report(rows)
+    assert "beyond start **1.21** (at most 1.10: not met), of the process **1.02** (at most 1.10: met)" in text
