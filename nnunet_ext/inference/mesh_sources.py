@@ -22,6 +22,7 @@ from nnunet_ext.labels import has_regions
 Box = tuple[tuple[int, ...], tuple[int, ...]]  # first grid index, and number of points, of each axis
 SMOOTH = 0.8  # voxels
 SMALLEST_PROBABILITY = 1e-4
+ROUNDING = 1e-3  # of probabilities, which may be stored as 16 bits
 MOST_LABELS = 256
 NAMES_FILE = "dataset.json"
 
@@ -219,7 +220,21 @@ def probability_file(path: Path, names: dict[str, tuple[int, ...]] | None, image
             f"{path} has numbers of shape {values.shape}, and {image} has voxels {geometry.shape}; they must be "
             "probabilities (classes, *voxels)"
         )
+    _check_probabilities(path, values)
     return _probabilities(case_name(path), values, geometry, names)
+
+
+def _check_probabilities(path: Path, values: np.ndarray) -> None:
+    if not values.size:
+        raise UserError(f"{path} has no probabilities: its shape is {values.shape}")
+    low, high = float(values.min()), float(values.max())  # NaN if any is
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise UserError(f"{path} has values that are no numbers (NaN) or infinite")
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        raise UserError(
+            f"{path} has values from {low:g} to {high:g}; probabilities are between 0 and 1, and logits are not taken: "
+            "give what nnUNetv2_predict --save_probabilities writes"
+        )
 
 
 def _probabilities(

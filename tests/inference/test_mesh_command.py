@@ -45,8 +45,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez_compressed(made / "case.npz", probabilities=values)
     np.savez_compressed(made / "lonely.npz", probabilities=values)
     np.savez_compressed(made / "other.npz", values=p)
-    np.savez_compressed(made / "two.npz", probabilities=values[:2])
-    SHAPE.write(p, made / "two.nii.gz")
+    spoilt = {"two": values[:2], "logits": np.log(values + 1e-3), "bare": values[:0]}
+    for name, wrong in {
+        **spoilt,
+        "nan": np.where(p > 0.9, np.nan, values),
+        "inf": np.where(p > 0.9, np.inf, values),
+    }.items():
+        np.savez_compressed(made / f"{name}.npz", probabilities=wrong.astype(np.float16))
+        SHAPE.write(p, made / f"{name}.nii.gz")
     (made / "bad.npz").write_text("no zip")
     (made / "dataset.json").write_text(json.dumps({"labels": NAMES, "file_ending": ".nii.gz"}))
     alone = made / "alone"
@@ -180,6 +186,10 @@ def test_files_are_replaced_only_if_asked(folder: Path, tmp_path: Path, capsys: 
         ("bad.npz", [], "cannot read"),
         ("other.npz", [], 'no "probabilities"'),
         ("lonely.npz", [], "its image lonely.nii.gz is not beside it"),
+        ("logits.npz", [], "logits.npz has values from -6.90625 to 0.000999451; probabilities are between 0 and 1"),
+        ("nan.npz", [], "nan.npz has values that are no numbers (NaN) or infinite"),
+        ("inf.npz", [], "inf.npz has values that are no numbers (NaN) or infinite"),
+        ("bare.npz", [], "has no probabilities: its shape is (0, 26, 40, 34)"),
         ("lonely.npz", ["--image", "{}/alone/flat.mha"], "three dimensions"),
         ("two.npz", [], "2 channels of probabilities, which are not those of the names"),
         ("case.nii.gz", ["--label", "liver"], "there is no class or region liver; there are: organ (1), core (2)"),
