@@ -45,9 +45,10 @@ class PointGrid:
 
     def coordinates(self, index: Tensor) -> Tensor:
         """Coordinates (N, dim), float32, of integer indices (N, dim)."""
-        scale = torch.tensor(self.scale, dtype=torch.float64, device=index.device)
-        offset = torch.tensor(self.offset, dtype=torch.float64, device=index.device)
-        return (index.double() * scale + offset).float()
+        wide = torch.float32 if index.device.type == "mps" else torch.float64  # MPS has no wider type
+        scale = torch.tensor(self.scale, dtype=wide, device=index.device)
+        offset = torch.tensor(self.offset, dtype=wide, device=index.device)
+        return (index.to(wide) * scale + offset).float()
 
 
 def voxel_coordinates(shape: Sequence[int], device: torch.device | str | None = None) -> Tensor:
