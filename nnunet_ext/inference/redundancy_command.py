@@ -53,14 +53,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """What was found, and what it was found with."""
-    import torch
-
+    from nnunet_ext.inference.device import chosen_device
     from nnunet_ext.inference.patches import cases_of, find_cases, load_predictor
     from nnunet_ext.inference.redundancy import measure
     from nnunet_ext.lookup import install
 
     install()
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = chosen_device(args.device)
     predictor, fold = load_predictor(args.model, args.fold, args.checkpoint, device)
     cases = find_cases(args.images, predictor.dataset_json)
     network = getattr(predictor.network, "_orig_mod", predictor.network).to(device)
