@@ -20,6 +20,7 @@ from nnunet_ext.inference.volume_field import CaseField
 
 #: Points an edge of a brick at most, and logits of a brick at most.
 BRICK_EDGE, BRICK_LOGITS = 64, 1 << 23
+_ROUNDING = 1e-4  # of a spacing: headers hold float32, users give a few digits
 
 
 def output_grid(shape: Sequence[int], spacing: Sequence[float], wanted: Sequence[float] | None) -> PointGrid:
@@ -32,9 +33,16 @@ def output_grid(shape: Sequence[int], spacing: Sequence[float], wanted: Sequence
 
     Returns:
         In voxels of the image; the spacing is ``scale * spacing``.
+
+    Raises:
+        UserError: a voxel would be larger than the image.
     """
     if wanted is None:
         return PointGrid.of_voxels(shape)
+    extent = [n * old for n, old in zip(shape, spacing, strict=True)]
+    if any(new > most * (1 + _ROUNDING) for new, most in zip(wanted, extent, strict=True)):
+        given, most = (" x ".join(f"{mm:g}" for mm in reversed(each)) for each in (wanted, extent))
+        raise UserError(f"--spacing of {given} mm (x, y, z) is larger than the image; it may be at most {most} mm")
     edges = [max(1, round(n * old / new)) for n, old, new in zip(shape, spacing, wanted, strict=True)]
     return PointGrid.resized(shape, edges)
 

@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
         UserError: the model or the arguments cannot be used.
     """
     spacing = _spacing(args.spacing)
+    if twice := [fold for fold in dict.fromkeys(args.folds or ()) if args.folds.count(fold) > 1]:
+        raise UserError(f"-f names fold {', '.join(twice)} more than once; name each fold once")
     with contextlib.redirect_stdout(sys.stderr):  # nnU-Net's remarks are not the answer
         predictor, cases, predict = _prepare(args, spacing)
     ending = predictor.dataset_json["file_ending"]
@@ -104,16 +106,14 @@ def _prepare(
     args: argparse.Namespace, spacing: list[float] | None
 ) -> tuple[Any, dict[str, list[str]], Callable[..., Any]]:
     """The predictor, the cases, and what predicts one of them."""
-    import torch
-
+    from nnunet_ext.inference.device import chosen_device
     from nnunet_ext.inference.patches import find_cases
     from nnunet_ext.inference.predict_volume import predict_case, predict_published_case
     from nnunet_ext.inference.volume_field import case_adapter, check_model
     from nnunet_ext.lookup import install
 
     install()
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    predictor = _load(args, device)
+    predictor = _load(args, chosen_device(args.device))
     adapter = case_adapter(predictor)
     if adapter is None:
         check_model(predictor)
@@ -125,12 +125,7 @@ def _prepare(
             "without mirroring; leave out --spacing, --mirroring and further folds"
         )
     cases = find_cases(args.images, predictor.dataset_json)
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise UserError(f"{args.output} is a file; choose another folder") from error
-    for name, content in (("dataset.json", predictor.dataset_json), ("plans.json", predictor.plans_manager.plans)):
-        (args.output / name).write_text(json.dumps(content, indent=4), encoding="utf-8")
+    _make_output(args.output, predictor)
 
     def predict(case: str, files: list[str], target: Path) -> Any:
         if adapter is not None:
@@ -139,6 +134,18 @@ def _prepare(
         return predict_case(predictor, files, target, **options)
 
     return predictor, cases, predict
+
+
+def _make_output(folder: Path, predictor: Any) -> None:
+    """Make the folder, with what nnU-Net puts beside its predictions."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in (("dataset.json", predictor.dataset_json), ("plans.json", predictor.plans_manager.plans)):
+            (folder / name).write_text(json.dumps(content, indent=4), encoding="utf-8")
+    except FileExistsError as error:
+        raise UserError(f"{folder} is a file; choose another folder") from error
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename or folder}: {error.strerror}; choose another folder") from error
 
 
 def _load(args: argparse.Namespace, device: Any) -> Any:

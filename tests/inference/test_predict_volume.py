@@ -85,7 +85,9 @@ def test_grids_of_another_spacing_have_the_same_extent() -> None:
     assert grid.shape == (27, 6, 14)
     assert grid.scale == pytest.approx((1 / 3, 2, 1))
     assert grid.offset == pytest.approx((-1 / 3, 0.5, 0))
-    assert output_grid((3, 3, 3), (1, 1, 1), (9, 9, 9)).shape == (1, 1, 1)
+    assert output_grid((3, 3, 3), (1, 1, 1), (2.99, 3, 3.00001)).shape == (1, 1, 1)
+    with pytest.raises(UserError, match=r"--spacing of 9 x 1 x 1 mm .* is larger .* at most 6 x 5 x 3 mm"):
+        output_grid((3, 5, 4), (1, 1, 1.5), (1, 1, 9))
 
 
 # ----------------------------------------------------------------------------------------------------- the written file
@@ -316,13 +318,36 @@ def test_an_output_too_large_for_its_format_is_refused_before_the_work(
         (["--spacing", "nan"], "each above 0; got nan"),
         (["--mode", "reference"], "--mode reference is for imported published models"),
         (["-f", "0", "7"], "has no fold 7 with checkpoint_final.pth; there is: 0, 1"),
+        (["-f", "0", "1", "0"], "-f names fold 0 more than once"),
+        (["--spacing", "1000"], "a is not predicted: --spacing of 1000 x 1000 x 1000 mm (x, y, z) is larger than"),
+        (["-device", "cuda"], "nnunet-ext: -device cuda: PyTorch finds no such device here; there is: cpu"),
     ],
 )
 def test_what_cannot_be_used_is_said(
-    options: list[str], text: str, model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str],
+    text: str,
+    model: Path,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["predict-volume", str(model), "-i", str(images), "-o", str(tmp_path / "out"), *options]) == 1
     assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [("file/out", "file/out: Not a directory"), ("out", "out/dataset.json: Is a directory")],
+)
+def test_an_output_that_cannot_be_written_is_said(
+    place: str, text: str, model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "out" / "dataset.json").mkdir(parents=True)
+    assert main(["predict-volume", str(model), "-i", str(images), "-o", str(tmp_path / place)]) == 1
+    assert f"nnunet-ext: cannot write {tmp_path}/{text}; choose another folder\n" in capsys.readouterr().err
 
 
 def test_an_output_that_is_a_file_and_a_model_of_voxels(
