@@ -19,7 +19,7 @@ from nnunet_ext.errors import UserError
 
 PointField = Callable[[np.ndarray], np.ndarray]
 
-LIMIT_POINTS = 2**30
+LIMIT_POINTS = 2**30  # of a surface; its field and the padded copy of marching cubes take 8 GiB together
 SMALLEST = 1e-3  # of a field's absolute values: vertices keep off the grid's points, where triangles would degenerate
 POLISH_STEPS = 5
 POLISH_REACH = 0.5  # grid steps
@@ -160,7 +160,7 @@ def _marching_cubes(values: np.ndarray, ends: Sequence[tuple[float, float]]) -> 
         ends: of each axis, how many steps before the first and after the last point the inside ends at most.
     """
     padded = np.pad(values.astype(np.float32, copy=False), 1, mode="edge")
-    small = np.abs(padded) < SMALLEST
+    small = (padded < SMALLEST) & (padded > -SMALLEST)
     padded[small] = np.where(padded[small] > 0, SMALLEST, -SMALLEST)
     for axis, steps in enumerate(ends):
         for end, step in zip((0, -1), steps, strict=True):

@@ -106,9 +106,11 @@ def make(
     if polish is None:
         polish = any(scale > 1 + 1e-6 for scale in grid.scale)
     made = Made(dict(files))
-    for target, surface in _surfaces(source, list(files), boxes, grid, min_volume, polish):
+    for target, surface, inside in _surfaces(source, list(files), boxes, grid, min_volume, polish):
+        if surface is None and inside:
+            made.missing[target] = f"{target.name} has no piece of {min_volume:g} mm3 (--min-volume) at this spacing"
         if surface is None:
-            made.missing[target] = _why(target, boxes, min_volume)
+            made.missing.setdefault(target, _why(source, target, boxes, grid))
             continue
         made.surfaces[target] = surface
         alone = list(files.values()).count(files[target]) == 1
@@ -128,31 +130,34 @@ def _surfaces(
     grid: PointGrid,
     min_volume: float,
     polish: bool,
-) -> Iterator[tuple[Target, Surface | None]]:
+) -> Iterator[tuple[Target, Surface | None, bool]]:
+    """Each target, its surface, and whether anything of it was found at the grid's points."""
     for target in targets:
         if target not in boxes:
-            yield target, None
+            yield target, None, False
     for target, values in source.fields(boxes, grid):
-        yield (
-            target,
-            surface_of(
-                values,
-                grid.brick(*boxes[target]),
-                source.geometry,
-                name=target.name,
-                number=target.number,
-                polish=source.points(target) if polish else None,
-                min_volume=min_volume,
-            ),
+        surface = surface_of(
+            values,
+            grid.brick(*boxes[target]),
+            source.geometry,
+            name=target.name,
+            number=target.number,
+            polish=source.points(target) if polish else None,
+            min_volume=min_volume,
         )
+        inside = surface is not None or bool((values > 0).any())
+        del values  # before the next one is made
+        yield target, surface, inside
 
 
-def _why(target: Target, boxes: Mapping[Target, object], min_volume: float) -> str:
-    if target not in boxes:
+def _why(source: Source, target: Target, boxes: Mapping[Target, Box], grid: PointGrid) -> str:
+    """Why nothing of a target is at the grid's points."""
+    seen_everywhere = source.on_voxels or all(scale <= 1 + 1e-6 for scale in grid.scale)
+    found_on_voxels = target in boxes and (source.on_voxels or boxes[target] != ((0,) * 3, grid.shape))
+    if seen_everywhere and not found_on_voxels:
         return f"{target.name} does not occur"
-    if min_volume > 0:
-        return f"{target.name} has no piece of {min_volume:g} mm3 (--min-volume) at this spacing"
-    return f"{target.name} lies between the points of this spacing; give a smaller --spacing"
+    between = "lies between" if found_on_voxels else "does not occur at"
+    return f"{target.name} {between} the points of this spacing; give a smaller --spacing"
 
 
 def _write(file: Path, surfaces: Sequence[Surface], space: str) -> None:

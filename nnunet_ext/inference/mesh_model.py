@@ -12,10 +12,11 @@ from torch import Tensor
 
 from nnunet_ext.architectures.blocks.point_grid import PointGrid
 from nnunet_ext.errors import UserError
+from nnunet_ext.inference import mesh
 from nnunet_ext.inference.mesh import Geometry, PointField, check_size, grid_of
 from nnunet_ext.inference.mesh_images import geometry_of_properties
 from nnunet_ext.inference.mesh_labels import Target, channel_targets
-from nnunet_ext.inference.mesh_sources import Box, box_around
+from nnunet_ext.inference.mesh_sources import Box, along_axes, box_around
 
 BRICK = 128  # points along each axis
 ONE_PASS_BYTES = 2**31
@@ -41,6 +42,7 @@ class ModelField:
     """
 
     any_number = False
+    on_voxels = False
 
     def __init__(self, case: str, field: Any, names: dict[str, tuple[int, ...]], regions: bool) -> None:
         """Make a source.
@@ -62,18 +64,22 @@ class ModelField:
         )
         if coarse.shape == grid.shape and len(targets) * math.prod(grid.shape) * 4 <= ONE_PASS_BYTES:
             return dict.fromkeys(targets, ((0,) * 3, grid.shape))
-        inside = {target: np.zeros(coarse.shape, dtype=bool) for target in targets}
+        occupied = {target: [np.zeros(n, dtype=bool) for n in coarse.shape] for target in targets}
         for where in self.field.bricks(coarse, BRICK):
             logits = self._logits(coarse.brick([s.start for s in where], [s.stop - s.start for s in where]))
-            for target, found in inside.items():
-                found[where] = (margin_of(logits, target.values, self.regions) > 0).cpu().numpy()
-        return {target: box_around(found, coarse, grid, MARGIN) for target, found in inside.items() if found.any()}
+            for target, found in occupied.items():
+                inside = (margin_of(logits, target.values, self.regions) > 0).cpu().numpy()
+                for axis, along in enumerate(along_axes(inside)):
+                    found[axis][where[axis]] |= along
+        return {target: box_around(found, coarse, grid, MARGIN) for target, found in occupied.items() if found[0].any()}
 
     def fields(self, boxes: Mapping[Target, Box], grid: PointGrid) -> Iterator[tuple[Target, np.ndarray]]:
-        if not boxes:
-            return
         for target, (start, shape) in boxes.items():
             check_size(grid.brick(start, shape), target.name)
+        for together in _held_together(boxes):
+            yield from self._evaluated(together, grid)
+
+    def _evaluated(self, boxes: Mapping[Target, Box], grid: PointGrid) -> Iterator[tuple[Target, np.ndarray]]:
         values = {target: np.full(shape, OUTSIDE, dtype=np.float32) for target, (_, shape) in boxes.items()}
         first = tuple(min(start[axis] for start, _ in boxes.values()) for axis in range(3))
         ends = tuple(max(start[axis] + shape[axis] for start, shape in boxes.values()) for axis in range(3))
@@ -105,6 +111,20 @@ class ModelField:
             return np.concatenate(found) if found else np.zeros(0, np.float32)
 
         return at
+
+
+def _held_together(boxes: Mapping[Target, Box]) -> list[dict[Target, Box]]:
+    """The boxes in their order, in groups whose fields can be held at once, and a padded copy of the largest."""
+    groups: list[dict[Target, Box]] = []
+    points = largest = 0
+    for target, box in boxes.items():
+        count = math.prod(box[1])
+        points, largest = points + count, max(largest, count)
+        if not groups or points + largest > 2 * mesh.LIMIT_POINTS:
+            groups.append({})
+            points = largest = count
+        groups[-1][target] = box
+    return groups
 
 
 def _common(start: Sequence[int], shape: Sequence[int], box: Box) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:

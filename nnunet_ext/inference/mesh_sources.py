@@ -36,6 +36,7 @@ class Source(Protocol):
         targets: all classes and regions but the background.
         any_number: whether other numbers than those of `targets` may be labels too.
         joinable: whether several targets may be joined to one.
+        on_voxels: whether `boxes` asks every voxel of the image, however coarse the grid.
     """
 
     case: str
@@ -43,6 +44,7 @@ class Source(Protocol):
     targets: list[Target]
     any_number: bool
     joinable: bool
+    on_voxels: bool
 
     def boxes(self, targets: Sequence[Target], grid: PointGrid) -> dict[Target, Box]:
         """The part of the grid in which each target lies; without those that do not occur."""
@@ -65,6 +67,7 @@ class _OnVoxels:
     targets: list[Target]
     any_number = False
     joinable = True
+    on_voxels = True
     margin = 2.0
 
     def inside(self, target: Target) -> np.ndarray:
@@ -78,7 +81,7 @@ class _OnVoxels:
         for target in targets:
             inside = self.inside(target)
             if inside.any():
-                found[target] = box_around(inside, PointGrid.of_voxels(inside.shape), grid, self.margin)
+                found[target] = box_around(along_axes(inside), PointGrid.of_voxels(inside.shape), grid, self.margin)
         return found
 
     def fields(self, boxes: Mapping[Target, Box], grid: PointGrid) -> Iterator[tuple[Target, np.ndarray]]:
@@ -163,11 +166,23 @@ class Probabilities(_OnVoxels):
         return interpolated(np.log(p) - np.log1p(-p), grid, order=1)
 
 
-def box_around(inside: np.ndarray, own: PointGrid, grid: PointGrid, margin: float) -> Box:
-    """The points of `grid` around what is True on the grid `own`, so many steps of the coarser grid beyond it."""
+def along_axes(inside: np.ndarray) -> list[np.ndarray]:
+    """For each axis, at which of its indices anything is True."""
+    return [np.asarray(inside.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+
+
+def box_around(occupied: Sequence[np.ndarray], own: PointGrid, grid: PointGrid, margin: float) -> Box:
+    """The points of `grid` around what is True on the grid `own`, so many steps of the coarser grid beyond it.
+
+    Args:
+        occupied: as `along_axes` has it, on `own`.
+        own: the grid on which it is known.
+        grid: the grid of the result.
+        margin: steps of the coarser grid.
+    """
     start, shape = [], []
     for axis, limit in enumerate(grid.shape):
-        along = np.flatnonzero(inside.any(axis=tuple(other for other in range(inside.ndim) if other != axis)))
+        along = np.flatnonzero(occupied[axis])
         reach = margin * max(own.scale[axis], grid.scale[axis])
         ends = [own.offset[axis] + own.scale[axis] * end for end in (along[0], along[-1])]
         first = int(np.floor((ends[0] - reach - grid.offset[axis]) / grid.scale[axis]))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_ext.architectures.blocks.adaptive_decoding import Decoded
 from nnunet_ext.architectures.blocks.point_grid import PointGrid, voxel_coordinates
 from nnunet_ext.cli import main
-from nnunet_ext.inference import mesh_model, volume_field
+from nnunet_ext.inference import mesh, mesh_making, mesh_model, volume_field
 from nnunet_ext.inference.mesh import grid_of, surface_of
+from nnunet_ext.inference.mesh_labels import Target
 
 SHAPE = Oblique(size=(34, 40, 26), spacing=(0.9, 1.0, 1.3))
 NAMES = {"background": 0, "organ": 1, "core": 2, "rest": 3, "ignore": 4}
@@ -308,39 +311,115 @@ def test_a_model_is_asked_at_any_spacing(
         assert found.volume == pytest.approx(mesh_shapes.VOLUME, rel=0.01)
 
 
+class Balls:
+    """A case of four classes: two are balls of 5 mm far apart, the last is nowhere; `asked` are the grids."""
+
+    shape, spacing = (24, 24, 60), (1.0, 1.0, 1.0)
+
+    def __init__(self) -> None:
+        self.asked: list[PointGrid] = []
+        self.properties = {"spacing": self.spacing}
+
+    def logits_at(self, coords: torch.Tensor) -> torch.Tensor:
+        middles = torch.tensor([[11.0, 12, 12], [12.0, 11, 48]])
+        depths = [5 - (coords - middle).norm(dim=1) for middle in middles]
+        return torch.stack([torch.zeros_like(depths[0]), *depths, torch.full_like(depths[0], -90)])
+
+    def logits(self, grid: PointGrid) -> Decoded:
+        self.asked.append(grid)
+        found = self.logits_at(grid.coordinates(voxel_coordinates(grid.shape).long())).unflatten(1, grid.shape)
+        return Decoded(found, torch.ones(grid.shape, dtype=torch.bool))
+
+    def bricks(self, grid: PointGrid, edge: int) -> list[tuple[slice, ...]]:
+        starts = itertools.product(*(range(0, n, 16) for n in grid.shape))
+        return [tuple(slice(s, min(s + 16, n)) for s, n in zip(start, grid.shape, strict=True)) for start in starts]
+
+
+def balls() -> tuple[mesh_model.ModelField, list[PointGrid]]:
+    field = Balls()
+    names: dict[str, tuple[int, ...]] = {"first": (1,), "second": (2,), "absent": (3,)}
+    return mesh_model.ModelField("case", field, names, regions=False), field.asked
+
+
 def test_a_model_is_asked_only_where_a_class_lies() -> None:
-    """Of three classes, two are balls far apart; each gets its field in a box around it."""
-    asked: list[PointGrid] = []
-
-    class Field:
-        shape, spacing, properties = (24, 24, 60), (1.0, 1.0, 1.0), {"spacing": (1.0, 1.0, 1.0)}
-
-        def logits_at(self, coords: torch.Tensor) -> torch.Tensor:
-            middles = torch.tensor([[11.0, 12, 12], [12.0, 11, 48]])
-            depths = [5 - (coords - middle).norm(dim=1) for middle in middles]
-            return torch.stack([torch.zeros_like(depths[0]), *depths])
-
-        def logits(self, grid: PointGrid) -> Decoded:
-            asked.append(grid)
-            found = self.logits_at(grid.coordinates(voxel_coordinates(grid.shape).long())).unflatten(1, grid.shape)
-            return Decoded(found, torch.ones(grid.shape, dtype=torch.bool))
-
-        def bricks(self, grid: PointGrid, edge: int) -> list[tuple[slice, ...]]:
-            starts = itertools.product(*(range(0, n, 16) for n in grid.shape))
-            return [tuple(slice(s, min(s + 16, n)) for s, n in zip(start, grid.shape, strict=True)) for start in starts]
-
-    source = mesh_model.ModelField("case", Field(), {"first": (1,), "second": (2,)}, regions=False)
+    """Each of two balls gets its field in a box around it."""
+    source, asked = balls()
     grid = grid_of(source.geometry, (0.5, 0.5, 0.5))
     boxes = source.boxes(source.targets, grid)
     coarse, asked[:] = list(asked), []
     found = dict(source.fields(boxes, grid))
-    assert sum(math.prod(part.shape) for part in coarse) == math.prod(Field.shape)
+    assert sum(math.prod(part.shape) for part in coarse) == math.prod(Balls.shape)
     assert sum(math.prod(part.shape) for part in asked) < 0.5 * math.prod(grid.shape)
-    for target, middle in zip(source.targets, [(11, 12, 12), (12, 11, 48)], strict=True):
+    assert [target.name for target in boxes] == ["first", "second"]
+    for target, middle in zip(boxes, [(11, 12, 12), (12, 11, 48)], strict=True):
         surface = surface_of(found[target], grid.brick(*boxes[target]), source.geometry, name=target.name)
         assert surface is not None
         expected = np.array(middle)[::-1]
         assert np.linalg.norm(surface.vertices - expected, axis=1) == pytest.approx(5, abs=0.05)
+
+
+def test_classes_that_cannot_be_held_together_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, asked = balls()
+    grid = grid_of(source.geometry, (0.5, 0.5, 0.5))
+    boxes = source.boxes(source.targets, grid)
+    expected = dict(source.fields(boxes, grid))
+    first, second = (math.prod(shape) for _, shape in boxes.values())
+    assert first == second
+    for limit, groups in ((first, 2), (first * 3 // 2, 1)):  # of one, with its copy; of two and one copy
+        monkeypatch.setattr(mesh, "LIMIT_POINTS", limit)
+        asked.clear()
+        fields = source.fields(boxes, grid)
+        found = dict([next(fields)])
+        at_first = len(asked)
+        found.update(fields)
+        assert (len(asked) > at_first) == (groups == 2)
+        for target, values in expected.items():
+            np.testing.assert_array_equal(found[target], values)
+
+
+def test_one_field_is_gone_before_the_next_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, _ = balls()
+    made: list[weakref.ref[np.ndarray]] = []
+
+    def fields(boxes: Any, grid: PointGrid) -> Iterator[tuple[Target, np.ndarray]]:
+        for target, (_, shape) in boxes.items():
+            assert not made or made[-1]() is None
+            values = np.zeros(shape, np.float32)
+            made.append(weakref.ref(values))
+            yield target, values
+            del values
+
+    monkeypatch.setattr(source, "fields", fields)
+    mesh_making.make(source, {target: tmp_path / f"{target.name}.ply" for target in source.targets})
+    assert len(made) == 3
+
+
+@pytest.mark.parametrize("one_pass", [True, False])
+@pytest.mark.parametrize(
+    ("mm", "reason"),
+    [
+        (None, "absent does not occur"),
+        (0.7, "absent does not occur"),
+        (2.5, "absent does not occur at the points of this spacing; give a smaller --spacing"),
+    ],
+)
+def test_why_a_class_of_a_model_has_no_surface(
+    one_pass: bool, mm: float | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not a least volume is asked for, and however the field is evaluated."""
+    if not one_pass:
+        monkeypatch.setattr(mesh_model, "ONE_PASS_BYTES", 0)
+    source, _ = balls()
+    files = {target: tmp_path / f"{target.name}.ply" for target in source.targets}
+    spacing = None if mm is None else (mm,) * 3
+    for least in (0.0, 1.0):
+        made = mesh_making.make(source, files, spacing=spacing, min_volume=least)
+        assert list(made.missing.values()) == [reason]
+    made = mesh_making.make(source, files, spacing=spacing, min_volume=1e4)
+    assert sorted(made.missing.values()) == [
+        reason,
+        *(f"{name} has no piece of 10000 mm3 (--min-volume) at this spacing" for name in ("first", "second")),
+    ]
 
 
 def test_regions_and_joined_classes_of_logits() -> None:
