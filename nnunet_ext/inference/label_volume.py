@@ -129,7 +129,9 @@ def original_orientation(properties: dict[str, Any]) -> np.ndarray | None:
 
 
 def write_nifti(labels: LabelVolume, path: Path, affine: np.ndarray, orientation: np.ndarray | None = None) -> None:
-    """Stream labels into a NIfTI file.
+    """Stream labels into a NIfTI file; a few slabs are in memory, however large it is.
+
+    Where the last axis becomes another one, the labels are read once for each slab of the result.
 
     Args:
         labels: (z, y, x).
@@ -152,11 +154,32 @@ def write_nifti(labels: LabelVolume, path: Path, affine: np.ndarray, orientation
     with ImageOpener(str(path), "wb") as file:
         header.write_to(file)
         file.write(bytes(header.get_data_offset() - file.tell()))
-        step = 1 if change is not None else max(1, _SLAB // (shape[0] * shape[1] * labels.dtype.itemsize))
+        step = _slices(shape[0] * shape[1] * labels.dtype.itemsize)
         for start in range(0, shape[2], step):
-            volume = labels.mapped().T
-            turned = volume if change is None else apply_orientation(volume, change)
-            file.write(turned[..., start : start + step].tobytes(order="F"))
+            part = slice(start, min(start + step, shape[2]))
+            slab = labels.mapped().T[..., part] if change is None else _reordered(labels, change, part)
+            file.write(slab.tobytes(order="F"))
+
+
+def _slices(size: int) -> int:
+    """How many slices of so many bytes are read at once."""
+    return max(1, _SLAB // size)
+
+
+def _reordered(labels: LabelVolume, change: np.ndarray, part: slice) -> np.ndarray:
+    """Slices along the last axis of the labels (x, y, z) with their axes changed as nibabel's orientation says."""
+    shape = labels.shape[::-1]
+    axis = list(change[:, 0]).index(2)
+    wanted = [slice(0, edge) for edge in shape]
+    wanted[axis] = part if change[axis, 1] > 0 else slice(shape[axis] - part.stop, shape[axis] - part.start)
+    x, y, z = wanted
+    found = np.empty([where.stop - where.start for where in wanted], labels.dtype, order="F")
+    step = _slices(shape[0] * shape[1] * labels.dtype.itemsize)
+    for start in range(z.start, z.stop, step):  # mapped anew each time, which gives back the pages that were read
+        stop = min(start + step, z.stop)
+        found[..., start - z.start : stop - z.start] = labels.mapped().T[x, y, start:stop]
+    turned: np.ndarray = apply_orientation(found, change)
+    return turned
 
 
 def _of_grid(properties: dict[str, Any], grid: PointGrid) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_ext.architectures.blocks.point_grid import PointGrid
 from nnunet_ext.cli import main
 from nnunet_ext.errors import UserError
-from nnunet_ext.inference import predict_volume
-from nnunet_ext.inference.label_volume import LabelVolume, image_affine, save
+from nnunet_ext.inference import label_volume, predict_volume
+from nnunet_ext.inference.label_volume import LabelVolume, image_affine, save, write_nifti
 from nnunet_ext.inference.predict_volume import decode_labels, output_grid
 from nnunet_ext.inference.volume_field import CaseField
 
@@ -109,6 +109,22 @@ def test_written_nifti_is_what_nnunets_writer_writes(reader: Any, tmp_path: Path
         assert getattr(ours, get)() == pytest.approx(getattr(theirs, get)(), abs=1e-5)
     before, after = (nibabel.load(tmp_path / name) for name in ("a_0000.nii.gz", "ours.nii.gz"))
     assert np.allclose(before.affine, after.affine, atol=1e-5)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("codes", ["LPS", "SAR", "ILA", "PSL", "RIP"])
+def test_reordered_axes_are_written_slab_by_slab(codes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_volume, "_SLAB", 90)  # two or three slices
+    volume = LabelVolume(tmp_path / "labels", (5, 6, 7), 255)
+    volume.write((slice(None),) * 3, np.random.default_rng(0).integers(0, 255, volume.shape))
+    affine = np.array([[1.5, 0, 0, 4], [0, 2, 0, -3], [0, 0, 3, 8], [0, 0, 0, 1]])
+    orientation = nibabel.orientations.axcodes2ornt(codes)
+    write_nifti(volume, tmp_path / "a.nii", affine, orientation)
+    given = nibabel.Nifti1Image(np.array(volume.mapped()).T, affine)
+    wanted = given.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(affine), orientation))
+    written: Any = nibabel.load(tmp_path / "a.nii")
+    assert "".join(nibabel.aff2axcodes(written.affine)) == codes
+    assert np.allclose(written.affine, wanted.affine)
+    assert np.array_equal(np.asarray(written.dataobj), np.asarray(wanted.dataobj))
 
 
 @pytest.mark.parametrize(("reader", "ending"), [(SimpleITKIO, ".nrrd"), (SimpleITKIO, ".nii.gz"), (NibabelIO, ".nii")])
@@ -415,3 +431,16 @@ def test_memory_does_not_grow_with_the_output(tmp_path: Path) -> None:
     logits = 3 * 4 * 160**3
     assert peaks[2] < peaks[1] + logits / 3
     assert SimpleITK.ReadImage(str(tmp_path / "a.nii.gz")).GetSize() == (160,) * 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_reordered_axes_do_not_need_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_volume, "_SLAB", 1 << 21)
+    edge = 288
+    orientation = nibabel.orientations.axcodes2ornt("SAR")
+    peaks = []
+    for shape in ((8, 8, 8), (edge,) * 3):  # the first only loads what is needed
+        with measure.extra_peak() as peak:
+            write_nifti(LabelVolume(tmp_path / "labels", shape, 1), tmp_path / "a.nii", np.eye(4), orientation)
+        peaks.append(peak["peak"])
+    assert peaks[1] < 0.6 * edge**3, "the labels' bytes are mapped as a whole"
