@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ext.weights import transfer
+from nnunet_ext.weights.loading import CheckpointError
 from nnunet_ext.weights.ossnet_configuration import FREQUENCIES, HEAD, Configuration
 from nnunet_ext.weights.report import Report
 
@@ -40,10 +41,13 @@ def build_network(
         large_pooling: of large windows, "average" or "max".
 
     Raises:
-        UserError: a patch size is needed, or does not fit the weights.
+        UserError: a patch size is needed, or does not fit the weights, or there is no such network.
     """
     architecture = configuration.architecture(configuration.patch(patch_size), large_pooling)
-    return transfer.build_network(architecture, configuration.input_channels, CLASSES)
+    try:
+        return transfer.build_network(architecture, configuration.input_channels, CLASSES)
+    except ValueError as error:
+        raise CheckpointError(f"the weights are of no OSS-Net that can be built; {error}") from error
 
 
 def key_map(network: nn.Module) -> dict[str, str]:

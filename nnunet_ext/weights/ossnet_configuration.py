@@ -78,7 +78,7 @@ class Configuration:
         """Voxels (x, y, z) of the network's grid: the given ones, or the published ones.
 
         Raises:
-            UserError: neither, or another number of cells than the weights have.
+            UserError: neither, sizes below 1, or another number of cells than the weights have.
         """
         if given is None:
             if self.data_set is None:
@@ -88,6 +88,8 @@ class Configuration:
                     "it in voxels: --patch-size X Y Z"
                 )
             return PUBLISHED_PATCHES[self.data_set]
+        if min(given) < 1:
+            raise UserError(f"--patch-size takes numbers of voxels above 0; got {' '.join(map(str, given))}")
         cells = latent_grid(given, self.strides())
         if math.prod(cells) != self.latent_features:
             size, grid = " x ".join(map(str, given)), " x ".join(map(str, cells))
@@ -123,13 +125,15 @@ def infer_configuration(state: Mapping[str, Tensor]) -> Configuration:
     Raises:
         CheckpointError: no such network.
     """
-    for key, axes in _REQUIRED.items():
-        if key not in state or state[key].dim() != axes:
+    for key in _REQUIRED:
+        if key not in state:
             raise CheckpointError(f"not an OSS-Net: {key} is missing, found {shorten(state, 3)}{looks_like(state)}")
+    blocks = _number(state, r"encoder\.blocks\.(\d+)\.main_mapping\.0\.weight")
+    weights = [f"encoder.blocks.{i}.main_mapping.0.weight" for i in range(blocks)]
+    _check_shapes(state, {**dict.fromkeys(weights, 5), **_REQUIRED})
     if state[HEAD].shape[0] != 1:
         raise CheckpointError(f"{HEAD} has {state[HEAD].shape[0]} outputs; published OSS-Nets have one")
     channels = int(state[_FIRST].shape[1])
-    blocks = _number(state, r"encoder\.blocks\.(\d+)\.main_mapping\.0\.weight")
     windows = int(state[_WINDOWS].shape[1]) if _WINDOWS in state and state[_WINDOWS].dim() == 5 else 0
     if windows not in (0, channels, 2 * channels):
         raise CheckpointError(
@@ -137,7 +141,7 @@ def infer_configuration(state: Mapping[str, Tensor]) -> Configuration:
         )
     return Configuration(
         input_channels=channels,
-        features=tuple(int(state[f"encoder.blocks.{i}.main_mapping.0.weight"].shape[0]) for i in range(blocks)),
+        features=tuple(int(state[weight].shape[0]) for weight in weights),
         latent_features=int(state[_GAMMA].shape[1]),
         decoder_width=int(state[HEAD].shape[1]),
         decoder_blocks=_number(state, r"decoder\.blocks\.(\d+)\.linear_layer_1\.weight"),
@@ -147,6 +151,20 @@ def infer_configuration(state: Mapping[str, Tensor]) -> Configuration:
         head=COARSE_HEAD in state,
         fourier=FREQUENCIES in state,
     )
+
+
+def _check_shapes(state: Mapping[str, Tensor], axes: Mapping[str, int]) -> None:
+    """Raise unless each named weight has its number of axes, none of them empty.
+
+    Raises:
+        CheckpointError: names the first that has not.
+    """
+    for key, number in axes.items():
+        shape = tuple(state[key].shape)
+        if len(shape) != number or 0 in shape:
+            raise CheckpointError(
+                f"not an OSS-Net: {key} is of shape {shape}; it has {number} axes, none of them empty"
+            )
 
 
 def _number(state: Mapping[str, Tensor], pattern: str) -> int:

@@ -144,6 +144,8 @@ def test_grids_that_do_not_fit_are_refused(refused: Callable[..., str]) -> None:
     said = refused(published(), "--patch-size", "32", "32", "32")
     assert "32 x 32 x 32 voxels leave 4 x 4 x 4 = 64 cells" in said
     assert "have 32" in said
+    said = refused(published(), "--patch-size", "-32", "-32", "16")
+    assert "--patch-size takes numbers of voxels above 0; got -32 -32 16" in said
 
 
 def test_other_weights_are_refused(refused: Callable[..., str]) -> None:
@@ -158,6 +160,26 @@ def test_other_weights_are_refused(refused: Callable[..., str]) -> None:
     wide = {**state, "decoder.patch_mapping.mapping.0.weight": torch.zeros(2, 3, 7, 7, 7)}
     assert "has 3 channels" in refused(wide, *GRID)
     assert "1 classes after the background" in refused(state, *GRID, "--labels", "one", "two")
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "text"),
+    [
+        ("encoder.blocks.1.main_mapping.0.weight", (), "is of shape (); it has 5 axes"),
+        ("encoder.blocks.1.main_mapping.0.weight", (0, 8, 3, 3, 3), "is of shape (0, 8, 3, 3, 3); it has 5 axes, none"),
+        (HEAD, (), "is of shape (); it has 2 axes"),
+        (HEAD, (1, 0), "is of shape (1, 0); it has 2 axes, none of them empty"),
+    ],
+)
+def test_weights_without_the_axes_that_they_are_read_by(
+    key: str, shape: tuple[int, ...], text: str, refused: Callable[..., str]
+) -> None:
+    assert f"{key} {text}" in refused({**published(), key: torch.zeros(shape)}, *GRID)
+
+
+def test_a_coarse_head_without_a_skip_encoder_is_refused(refused: Callable[..., str]) -> None:
+    state = {key: value for key, value in published().items() if not key.startswith("encoder.output_mappings.")}
+    assert "only skip encoders have a coarse head" in refused(state, *GRID)
 
 
 def test_shapes_that_belong_to_no_network_are_refused() -> None:
