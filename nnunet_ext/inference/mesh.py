@@ -70,7 +70,7 @@ class Surface:
     @property
     def volume(self) -> float:
         """Enclosed cubic millimetres."""
-        return float(_signed_volumes(self.vertices, self.faces).sum())
+        return float(signed_volumes(self.vertices, self.faces).sum())
 
     @property
     def area(self) -> float:
@@ -132,7 +132,7 @@ def surface_of(
     """
     if not (values > 0).any():
         return None
-    index, faces = _marching_cubes(values, _ends(grid, geometry))
+    index, faces = closed_marching_cubes(values, ends_of(grid, geometry))
     if polish is not None:
         free = ((index > 0) & (index < np.array(grid.shape) - 1)).all(1)  # not those that close it at the grid's end
         index[free] = polished(index[free], polish, grid, geometry)
@@ -143,7 +143,7 @@ def surface_of(
     return Surface(name, number, vertices, faces, pieces) if pieces else None
 
 
-def _ends(grid: PointGrid, geometry: Geometry) -> list[tuple[float, float]]:
+def ends_of(grid: PointGrid, geometry: Geometry) -> list[tuple[float, float]]:
     """Grid steps from the first and the last point of each axis to where the image ends, at most a half."""
     found = []
     for n, count, scale, offset in zip(geometry.shape, grid.shape, grid.scale, grid.offset, strict=True):
@@ -152,7 +152,7 @@ def _ends(grid: PointGrid, geometry: Geometry) -> list[tuple[float, float]]:
     return found
 
 
-def _marching_cubes(values: np.ndarray, ends: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+def closed_marching_cubes(values: np.ndarray, ends: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
     """Vertices in indices of the values, float64, and faces that turn outwards in a right-handed space.
 
     Args:
@@ -217,7 +217,7 @@ def without_small(vertices: np.ndarray, faces: np.ndarray, min_volume: float) ->
     graph = sparse.coo_matrix((np.ones(len(links), np.int8), (links[:, 0], links[:, 1])), shape=(n, n))
     count, piece = csgraph.connected_components(graph, directed=False)
     piece_of_face = piece[faces[:, 0]]
-    volumes = np.abs(np.bincount(piece_of_face, _signed_volumes(vertices, faces), minlength=count))
+    volumes = np.abs(np.bincount(piece_of_face, signed_volumes(vertices, faces), minlength=count))
     occurs = np.bincount(piece_of_face, minlength=count) > 0
     kept = occurs & (volumes >= min_volume)
     faces = faces[kept[piece_of_face]]
@@ -230,7 +230,7 @@ def _cross(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return np.cross(b - a, c - a)
 
 
-def _signed_volumes(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+def signed_volumes(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Of the tetrahedra between each face and the vertices' centre; their sum is what closed surfaces enclose."""
     centred = vertices - vertices.mean(0) if len(vertices) else vertices
     return (centred[faces[:, 0]] * _cross(centred, faces)).sum(1) / 6

@@ -14,9 +14,9 @@ from nnunet_ext.architectures.blocks.point_grid import PointGrid
 from nnunet_ext.errors import UserError
 from nnunet_ext.inference import mesh
 from nnunet_ext.inference.mesh import Geometry, PointField, check_size, grid_of
+from nnunet_ext.inference.mesh_boxes import Box, along_axes, box_around
 from nnunet_ext.inference.mesh_images import geometry_of_properties
 from nnunet_ext.inference.mesh_labels import Target, channel_targets
-from nnunet_ext.inference.mesh_sources import Box, along_axes, box_around
 
 BRICK = 128  # points along each axis
 ONE_PASS_BYTES = 2**31

@@ -1,8 +1,9 @@
-"""Label maps without their stairs: a smooth field whose surface encloses what the voxels do."""
+"""Label maps without their stairs: a smooth field, and for each piece the level that encloses what its voxels do."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -12,31 +13,50 @@ HIGHEST_LEVEL = 0.9
 LEAST_GRADIENT = 0.04  # a voxel, at a deviation of one; where a peak or a saddle has none
 
 
-def smoothed_indicator(inside: np.ndarray, deviations: Sequence[float]) -> np.ndarray:
-    """A smooth field, positive inside.
+@dataclass(frozen=True)
+class Smooth:
+    """Blurred voxels, and their separate pieces (26 neighbours), which are numbered from 1 on.
 
-    A Gaussian of the voxels alone would shrink what is round and lose what is thin. So every separate piece (26
-    neighbours) gets a level of its own at which it has the volume of its voxels.
+    Attributes:
+        field: (D, H, W), float32.
+        owner: (D, H, W), int32; the nearest piece of each voxel.
+        voxels: of each piece; the first number is that of all voxels outside.
+        levels: of the field, at which each piece has about the volume of its voxels.
+        peaks: the field's highest value in each piece.
+    """
+
+    field: np.ndarray
+    owner: np.ndarray
+    voxels: np.ndarray
+    levels: np.ndarray
+    peaks: np.ndarray
+
+    @property
+    def above_levels(self) -> np.ndarray:
+        """(D, H, W), float32, positive inside."""
+        return np.asarray(self.field - self.levels.astype(np.float32)[self.owner])
+
+
+def smoothed(inside: np.ndarray, deviations: Sequence[float]) -> Smooth:
+    """Voxels without their stairs.
+
+    A Gaussian of the voxels alone would shrink what is round and lose what is thin. So every separate piece gets a
+    level of its own at which it has the volume of its voxels: here as far as voxels tell; `mesh_levels` measures it.
 
     Args:
         inside: (D, H, W), bool; some are True.
-        deviations: standard deviations of the Gaussian, in voxels of each axis; 0 for the voxels as they are.
-
-    Returns:
-        (D, H, W), float32.
+        deviations: standard deviations of the Gaussian, in voxels of each axis; some are positive.
     """
-    if max(deviations) <= 0:
-        return inside.astype(np.float32) - 0.5
     field = ndimage.gaussian_filter(inside.astype(np.float32), deviations, mode="nearest")
     pieces, count = ndimage.label(inside, np.ones((3,) * inside.ndim))
+    voxels, peaks = np.bincount(pieces.ravel(), minlength=count + 1), np.zeros(count + 1, np.float32)
+    np.maximum.at(peaks, pieces[inside], field[inside])
     if count > 1:  # every voxel belongs to the nearest piece
         nearest = ndimage.distance_transform_edt(pieces == 0, return_distances=False, return_indices=True)
         owner = pieces[tuple(nearest)]
     else:
         owner = np.ones(inside.shape, np.int32)
-    levels = _levels(field, owner, np.bincount(pieces.ravel(), minlength=count + 1), max(deviations))
-    field -= levels[owner].astype(np.float32)
-    return field
+    return Smooth(field, owner, voxels, _levels(field, owner, voxels, max(deviations)), peaks)
 
 
 def _levels(field: np.ndarray, owner: np.ndarray, voxels: np.ndarray, deviation: float) -> np.ndarray:

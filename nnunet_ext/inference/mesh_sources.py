@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,17 +14,19 @@ from scipy import ndimage
 
 from nnunet_ext.architectures.blocks.point_grid import PointGrid
 from nnunet_ext.errors import UserError
-from nnunet_ext.inference.mesh import Geometry, PointField
+from nnunet_ext.inference.mesh import Geometry, PointField, ends_of
+from nnunet_ext.inference.mesh_boxes import Box, along_axes, box_around, interpolated
 from nnunet_ext.inference.mesh_images import ENDINGS, case_name, read_image, reoriented_geometry
 from nnunet_ext.inference.mesh_labels import Target, channel_targets, label_targets, numbered
-from nnunet_ext.inference.mesh_smoothing import smoothed_indicator
+from nnunet_ext.inference.mesh_levels import levelled
+from nnunet_ext.inference.mesh_smoothing import smoothed
 from nnunet_ext.labels import has_regions
 
-Box = tuple[tuple[int, ...], tuple[int, ...]]  # first grid index, and number of points, of each axis
 SMOOTH = 0.8  # voxels
 SMALLEST_PROBABILITY = 1e-4
 ROUNDING = 1e-3  # of probabilities, which may be stored as 16 bits
 MOST_LABELS = 256
+MOST_MEASURED = 2**27  # points of a field whose pieces are measured; of more, their voxels are counted
 NAMES_FILE = "dataset.json"
 
 
@@ -140,8 +143,18 @@ class LabelMap(_OnVoxels):
 
     def sampled(self, target: Target, voxels: tuple[slice, ...], grid: PointGrid) -> np.ndarray:
         inside = np.isin(self.labels[voxels], target.values)
-        field = smoothed_indicator(inside, [self.smooth * max(1.0, scale) for scale in grid.scale])
-        return interpolated(field, grid, order=3 if self.smooth > 0 else 1)
+        if self.smooth <= 0:
+            return interpolated(inside.astype(np.float32) - 0.5, grid, order=1)
+        smooth = smoothed(inside, [self.smooth * max(1.0, scale) for scale in grid.scale])
+        if math.prod(grid.shape) > MOST_MEASURED:
+            return interpolated(smooth.above_levels, grid, order=3)
+        owner = ndimage.affine_transform(
+            smooth.owner, grid.scale, grid.offset, grid.shape, output=np.int32, order=0, mode="nearest"
+        )
+        offset = tuple(o + v.start for o, v in zip(grid.offset, voxels, strict=True))
+        ends = ends_of(PointGrid(grid.shape, grid.scale, offset), self.geometry)
+        volumes = smooth.voxels / math.prod(grid.scale)
+        return levelled(interpolated(smooth.field, grid, order=3), owner, smooth.levels, smooth.peaks, volumes, ends)
 
 
 class Probabilities(_OnVoxels):
@@ -164,47 +177,6 @@ class Probabilities(_OnVoxels):
     def sampled(self, target: Target, voxels: tuple[slice, ...], grid: PointGrid) -> np.ndarray:
         p = np.clip(self._of(target, voxels), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
         return interpolated(np.log(p) - np.log1p(-p), grid, order=1)
-
-
-def along_axes(inside: np.ndarray) -> list[np.ndarray]:
-    """For each axis, at which of its indices anything is True."""
-    return [np.asarray(inside.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-
-
-def box_around(occupied: Sequence[np.ndarray], own: PointGrid, grid: PointGrid, margin: float) -> Box:
-    """The points of `grid` around what is True on the grid `own`, so many steps of the coarser grid beyond it.
-
-    Args:
-        occupied: as `along_axes` has it, on `own`.
-        own: the grid on which it is known.
-        grid: the grid of the result.
-        margin: steps of the coarser grid.
-    """
-    start, shape = [], []
-    for axis, limit in enumerate(grid.shape):
-        along = np.flatnonzero(occupied[axis])
-        reach = margin * max(own.scale[axis], grid.scale[axis])
-        ends = [own.offset[axis] + own.scale[axis] * end for end in (along[0], along[-1])]
-        first = int(np.floor((ends[0] - reach - grid.offset[axis]) / grid.scale[axis]))
-        last = int(np.ceil((ends[1] + reach - grid.offset[axis]) / grid.scale[axis]))
-        start.append(min(max(first, 0), limit - 1))
-        shape.append(max(1, min(last, limit - 1) - start[-1] + 1))
-    return tuple(start), tuple(shape)
-
-
-def interpolated(field: np.ndarray, grid: PointGrid, order: int) -> np.ndarray:
-    """A field of voxels at a grid's points, float32; beyond the outermost voxels as they are."""
-    if all(scale == 1 for scale in grid.scale) and all(float(offset).is_integer() for offset in grid.offset):
-        first = [int(offset) for offset in grid.offset]
-        ends = [begin + n for begin, n in zip(first, grid.shape, strict=True)]
-        if min(first) >= 0 and all(end <= n for end, n in zip(ends, field.shape, strict=True)):
-            cut = tuple(slice(begin, end) for begin, end in zip(first, ends, strict=True))
-            return np.asarray(field[cut], dtype=np.float32)
-    return np.asarray(
-        ndimage.affine_transform(
-            field, grid.scale, grid.offset, grid.shape, output=np.float32, order=order, mode="nearest"
-        )
-    )
 
 
 def probability_file(path: Path, names: dict[str, tuple[int, ...]] | None, image: Path | None = None) -> Probabilities:

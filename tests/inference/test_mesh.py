@@ -15,13 +15,13 @@ from mesh_shapes import Oblique
 
 from nnunet_ext.architectures.blocks.point_grid import PointGrid
 from nnunet_ext.errors import UserError
-from nnunet_ext.inference import mesh, mesh_picture
+from nnunet_ext.inference import mesh, mesh_picture, mesh_sources
 from nnunet_ext.inference.mesh import Geometry, Surface, grid_of, polished, surface_of
 from nnunet_ext.inference.mesh_files import encoded, in_space, write_whole
 from nnunet_ext.inference.mesh_images import geometry_of_properties, itk_affine, read_image, reoriented_geometry
 from nnunet_ext.inference.mesh_labels import Target, numbered
 from nnunet_ext.inference.mesh_picture import picture
-from nnunet_ext.inference.mesh_smoothing import smoothed_indicator
+from nnunet_ext.inference.mesh_smoothing import smoothed
 from nnunet_ext.inference.mesh_sources import LabelMap, Probabilities, Source
 
 CUBE = Geometry((24, 24, 24), np.eye(4))
@@ -125,11 +125,49 @@ def test_without_smoothing_there_are_stairs() -> None:
 def test_what_is_thin_or_small_is_not_lost() -> None:
     inside = np.zeros((24, 24, 24), bool)
     inside[2, 2, 2] = inside[6:8, 6:8, 3:20] = inside[14:22, 14:22, 14:22] = True
-    field = smoothed_indicator(inside, [0.8] * 3)
-    assert field[2, 2, 2] > 0
+    assert smoothed(inside, [0.8] * 3).above_levels[2, 2, 2] > 0
     surface = made(LabelMap("case", inside.astype(np.uint8), CUBE), (0.34, 0.34, 0.34))["label1"]
     assert surface.pieces == 3
     assert surface.volume == pytest.approx(inside.sum(), rel=0.08)
+
+
+def little(kind: str) -> np.ndarray:
+    inside = np.zeros((24, 24, 24), np.uint8)
+    if kind == "a voxel":
+        inside[10, 11, 12] = 1
+    elif kind == "a corner of the image":
+        inside[0, 0, 23] = 1
+    elif kind == "eight voxels":
+        inside[10:12, 10:12, 10:12] = 1
+    elif kind == "a line":
+        inside[10, 10, 2:22] = 1
+    elif kind == "a sheet":
+        inside[10, 3:20, 2:22] = 1
+    elif kind == "noise":
+        inside[2:22, 2:22, 2:22] = np.random.default_rng(0).random((20, 20, 20)) < 0.1
+    return inside
+
+
+@pytest.mark.parametrize("spacing", [None, 1.0, 0.7, 3.0])
+@pytest.mark.parametrize("kind", ["a voxel", "a corner of the image", "eight voxels", "a line", "a sheet", "noise"])
+def test_what_is_thin_or_small_keeps_its_volume_at_any_spacing(kind: str, spacing: float | None) -> None:
+    """Voxels of 2 x 1 x 1.5 mm."""
+    inside = little(kind)
+    source = LabelMap("case", inside, Geometry(inside.shape, np.diag([2.0, 1.0, 1.5, 1.0])))
+    surface = made(source, None if spacing is None else (spacing,) * 3)["label1"]
+    closed_abruptly = kind == "a corner of the image" and spacing is None  # by half a voxel on three sides, or not
+    assert surface.volume == pytest.approx(3 * inside.sum(dtype=int), rel=0.35 if closed_abruptly else 0.03)
+    assert as_trimesh(surface).is_watertight
+
+
+def test_large_grids_go_by_counted_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring surfaces would take more memory there."""
+    inside = ball((11.3, 12.1, 11.8), 7).astype(np.uint8)
+    measured = made(LabelMap("case", inside, CUBE), (0.5,) * 3)["label1"]
+    monkeypatch.setattr(mesh_sources, "MOST_MEASURED", 1000)
+    monkeypatch.setattr(mesh_sources, "levelled", None)
+    counted = made(LabelMap("case", inside, CUBE), (0.5,) * 3)["label1"]
+    assert counted.volume == pytest.approx(measured.volume, rel=0.01)
 
 
 # --------------------------------------------------------------------------------------------------------- small pieces
