@@ -17,6 +17,7 @@ import point_model
 import pytest
 import SimpleITK
 import torch
+import volume_peaks
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
@@ -411,36 +412,22 @@ def test_imported_models_get_their_authors_preprocessing(
 # ----------------------------------------------------------------------------------------------------------- the memory
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-def test_memory_does_not_grow_with_the_output(tmp_path: Path) -> None:
-    predictor = point_model.predictor(point_model.TinyPoints(1, 3).eval())
-    properties = SimpleITKIO().read_images([str(image(tmp_path / "a.nii.gz", point_model.PATCH))])[1]
-    field = CaseField(
-        predictor,
-        point_model.noise(1, *point_model.PATCH),
-        {**point_model.properties(point_model.PATCH), **properties},
+@pytest.fixture(scope="module")
+def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
+    """Peak bytes by quantity, from a process where nothing else allocates."""
+    if sys.platform != "linux":
+        pytest.skip("peak memory is read from /proc")
+    found: dict[str, list[int]] = measure.in_fresh_process(
+        volume_peaks.__file__, [str(tmp_path_factory.mktemp("peaks"))]
     )
-    peaks = []
-    for edge in (40, 72, 160):  # the first only loads what is needed
-        grid = PointGrid.resized(field.shape, (edge,) * 3)
-        with measure.extra_peak() as peak:
-            volume = LabelVolume(tmp_path / "labels", grid.shape, 2)
-            decode_labels(field, grid, volume)
-            save(volume, tmp_path / "a.nii.gz", grid, properties, None)
-        peaks.append(peak["peak"])
-    logits = 3 * 4 * 160**3
-    assert peaks[2] < peaks[1] + logits / 3
-    assert SimpleITK.ReadImage(str(tmp_path / "a.nii.gz")).GetSize() == (160,) * 3
+    return found
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-def test_reordered_axes_do_not_need_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(label_volume, "_SLAB", 1 << 21)
-    edge = 288
-    orientation = nibabel.orientations.axcodes2ornt("SAR")
-    peaks = []
-    for shape in ((8, 8, 8), (edge,) * 3):  # the first only loads what is needed
-        with measure.extra_peak() as peak:
-            write_nifti(LabelVolume(tmp_path / "labels", shape, 1), tmp_path / "a.nii", np.eye(4), orientation)
-        peaks.append(peak["peak"])
-    assert peaks[1] < 0.6 * edge**3, "the labels' bytes are mapped as a whole"
+def test_memory_does_not_grow_with_the_output(peaks: dict[str, list[int]]) -> None:
+    _, small, large = peaks["decoding"]
+    logits = 3 * 4 * volume_peaks.EDGES[2] ** 3
+    assert large < small + logits / 4
+
+
+def test_reordered_axes_do_not_need_the_whole_file(peaks: dict[str, list[int]]) -> None:
+    assert peaks["reordering"][1] < 0.6 * volume_peaks.REORDERED[1] ** 3, "the labels' bytes are mapped as a whole"
