@@ -14,6 +14,8 @@ Differences from the published network:
     * 2D or 3D, any image size, any number of blocks; axes that the first block does not pool are not halved.
     * Large windows are pooled by their average in training and prediction; the original predicts with their maximum
       (`large_pooling`).
+
+`OSSNetLocal`, for patches of any size, is in `ossnet_local.py` and can be imported from here, too.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ from nnunet_ext.architectures.blocks.patch_mapping import around, large_windows,
 from nnunet_ext.architectures.blocks.point_features import inside
 from nnunet_ext.architectures.occupancy import OccupancyNetwork, check_decode_mode
 from nnunet_ext.architectures.ossnet_checks import check_arguments, check_image_size
+from nnunet_ext.architectures.ossnet_local import OSSNetLocal
 from nnunet_ext.architectures.ossnet_plans import pooling_strides
+
+__all__ = ["OSSNet", "OSSNetContext", "OSSNetLocal"]
 
 FIRST_STRIDE = 4  # of the published coarse-to-fine decoding
 
