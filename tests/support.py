@@ -18,12 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK
 import torch
+import torch.distributed
 
 CASES = ("case_0", "case_1", "case_2", "case_3")
 THIN_FEATURES = (4, 8, 8, 8, 8, 8, 8)
@@ -242,6 +244,17 @@ def quiet(trainer: Any) -> Any:
 def log_of(trainer: Any) -> str:
     """What the trainer has written to its log file."""
     return Path(trainer.log_file).read_text()
+
+
+@contextmanager
+def one_of_two(rank: int, folder: str | Path) -> Iterator[None]:
+    """As process `rank` of a group of two on the CPU, which meet in a file of `folder`; it ends when both are done."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    yield
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def spawn_as_threads(set_attribute: Callable[[Any, str, Any], None]) -> None:

@@ -15,7 +15,6 @@ from nnunet_ext.weights.report import Report
 CLASSES = 2
 _NAMES = {"decoder.seg_layers.0.weight": HEAD, "decoder.frequencies": FREQUENCIES}
 """Our name -> the published one, where they differ."""
-_COUNTER = ".num_batches_tracked"
 
 
 def canonical_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -61,6 +60,4 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor]) -> Report:
     Raises:
         CheckpointError: missing or unexpected names, or shapes that do not fit.
     """
-    names = key_map(network)
-    counters = [key for key in names if key.endswith(_COUNTER)]
-    return transfer.load_weights(network, state, names, optional=counters, own=counters)
+    return transfer.load_normed_weights(network, state, key_map(network))

@@ -74,6 +74,16 @@ def load_weights(
     return Report(tuple(loaded), filled, zeroed=tuple(zeros))
 
 
+def load_normed_weights(network: nn.Module, state: Mapping[str, Tensor], names: Mapping[str, str]) -> Report:
+    """`load_weights` for networks with batch norm, whose counters of batches hold no weights: a file may lack them.
+
+    Raises:
+        CheckpointError: as `load_weights`.
+    """
+    counters = [key for key in names if key.endswith("num_batches_tracked")]
+    return load_weights(network, state, names, optional=counters, own=[names[key] for key in counters])
+
+
 def _check(
     state: Mapping[str, Tensor], names: Mapping[str, str], ours: Mapping[str, Tensor], optional: Collection[str]
 ) -> None:

@@ -15,7 +15,7 @@ from nnunet_ext.weights.recognise import looks_like
 from nnunet_ext.weights.report import Report
 
 _FIRST, _HEAD, _TRANSPOSED = "inc.double_conv.0.weight", "outc.conv.", "up1.up.weight"
-_OUR_HEAD, _COUNTER = "decoder.seg_layers.0.", ".num_batches_tracked"
+_OUR_HEAD = "decoder.seg_layers.0."
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,4 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor]) -> Report:
     Raises:
         CheckpointError: missing or unexpected names, or shapes that do not fit.
     """
-    names = key_map(network)
-    counters = [key for key in names if key.endswith(_COUNTER)]
-    return transfer.load_weights(network, state, names, optional=counters, own=counters)
+    return transfer.load_normed_weights(network, state, key_map(network))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -128,17 +127,6 @@ def test_deep_supervision_switched_off_stays_off(workspace: support.Workspace, p
     trainer.run_training()
     trainer.set_deep_supervision_enabled(True)  # nnU-Net does so after its validation
     assert not trainer.network.decoder.deep_supervision
-
-
-@pytest.fixture
-def one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process group of one on the CPU; nnU-Net's DDP takes the CPU."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
-    monkeypatch.setattr(
-        sys.modules[nnUNetTrainer.__module__], "DDP", lambda network, device_ids: DistributedDataParallel(network)
-    )
-    yield
-    torch.distributed.destroy_process_group()
 
 
 def ddp_trainer(trainer_class: type, workspace: support.Workspace, plans: dict[str, Any]) -> Any:
