@@ -433,3 +433,14 @@ def test_plans_may_state_how_voxels_are_decoded(mode: str) -> None:
     assert network(decode_mode=mode).decode_mode == mode
     with pytest.raises(ValueError, match=r"decode_mode is 'all'; allowed are .*'dense'"):
         network(decode_mode="all")
+
+
+@pytest.mark.parametrize("size", [(16, 24), (8, 16, 24)])
+def test_a_map_of_places_sampled_at_a_place_is_that_place(size: tuple[int, ...]) -> None:
+    """Half a voxel aside, in another order of axes, or with another extent it would not be."""
+    stride = 4
+    centres = [torch.arange(edge // stride) * float(stride) + (stride - 1) / 2 for edge in size]
+    places = torch.stack(torch.meshgrid(*centres, indexing="ij"))[None]
+    inner = torch.tensor([edge - stride for edge in size])
+    coords = torch.rand(1, 50, len(size)) * inner + (stride - 1) / 2
+    torch.testing.assert_close(sample_map(places, coords, size), coords, rtol=0, atol=1e-4)

@@ -211,6 +211,7 @@ def test_published_optimizer_and_schedule(own: Own) -> None:
     trainer = own("OSSNetTrainer_Published_C")
     trainer.initialize()
     assert isinstance(trainer.optimizer, Lookahead)
+    assert (trainer.optimizer.k, trainer.optimizer.alpha) == (5, 0.8)  # specification ossnet 2.5
     (group,) = trainer.optimizer.param_groups
     assert len(group["params"]) == len(list(trainer.network.parameters()))
     rates = {}
