@@ -68,7 +68,7 @@ def labels(seed: int, values: tuple[int, ...], shape: tuple[int, ...] = SHAPE) -
     """A label map (x, y, z), uint8, with all of `values`, each a box of its own; without any symmetry."""
     rng = np.random.default_rng(1000 + seed)
     made = np.zeros(shape, np.uint8)
-    free = [index for index in np.ndindex(*(max(edge // 2, 1) for edge in shape))]
+    free = list(np.ndindex(*(max(edge // 2, 1) for edge in shape)))
     for value, place in zip(values, rng.permutation(len(free)), strict=False):
         corner = tuple(2 * index for index in free[place])
         made[tuple(slice(start, start + 2) for start in corner)] = value
