@@ -1,0 +1,289 @@
+"""NIfTI volumes of a download: headers without their voxels, geometry, and the few repairs that conversion makes.
+
+Arrays are (x, y, z), as in the file; affines lead to millimetres to the right, anterior and superior (RAS).
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import nibabel
+import numpy as np
+from nibabel.orientations import (
+    aff2axcodes,
+    apply_orientation,
+    axcodes2ornt,
+    inv_ornt_aff,
+    io_orientation,
+    ornt_transform,
+)
+
+from nnunet_ext.dataset_conversion.sources import SourceFile
+
+SPACING_TOLERANCE = 1e-3
+"""Relative difference of two spacings that are called the same."""
+ORIGIN_TOLERANCE = 1e-2
+"""Millimetres between two origins that are called the same."""
+DIRECTION_TOLERANCE = 1e-3
+"""Difference of direction cosines that are called the same."""
+ORTHOGONAL = 1e-4
+"""Cosine between two axes up to which ITK, nnU-Net's reader, takes them for perpendicular."""
+REPAIRABLE = 1e-3
+"""Cosine between two axes up to which they are made perpendicular."""
+_GZIP = b"\x1f\x8b"
+
+
+class UnusableError(Exception):
+    """A case cannot be used; the message says which file, what is wrong, and what to do."""
+
+
+@dataclass
+class Volume:
+    """A NIfTI image in memory.
+
+    Attributes:
+        header: nibabel's, of NIfTI-1 or NIfTI-2; says what is to be written.
+        stored: (x, y, z) or (x, y, z, channel), as stored: neither slope nor intercept are applied.
+        changes: what was done to it.
+    """
+
+    header: Any
+    stored: np.ndarray
+    changes: list[str] = field(default_factory=list)
+
+    @property
+    def affine(self) -> np.ndarray:
+        """Voxel indices to millimetres (4, 4)."""
+        return np.asarray(self.header.get_best_affine(), float)
+
+    def values(self) -> np.ndarray:
+        """Slope and intercept applied."""
+        slope, inter = scaling(self.header)
+        return self.stored if (slope, inter) == (1.0, 0.0) else self.stored * slope + inter
+
+    def write(self, stream: IO[bytes]) -> None:
+        """Write a single-file NIfTI image, slab by slab."""
+        header = self.header.copy()
+        header.set_data_shape(self.stored.shape)
+        header.set_data_offset(0)  # the smallest that is possible
+        header.write_to(stream)
+        stream.write(bytes(header.get_data_offset() - stream.tell()))
+        for slab in np.moveaxis(self.stored, -1, 0):
+            stream.write(slab.tobytes(order="F"))
+
+
+def is_compressed(file: SourceFile) -> bool:
+    """Whether the content is gzip's, whatever the name says."""
+    with file.open() as stream:
+        return stream.read(2) == _GZIP
+
+
+def read_header(file: SourceFile) -> Any:
+    """Nibabel's header of a NIfTI file; no voxels are read.
+
+    Raises:
+        UnusableError: it is none.
+    """
+    try:
+        with file.open() as stream:
+            magic = stream.read(2)
+            stream.seek(0)
+            content: Any = gzip.GzipFile(fileobj=stream) if magic == _GZIP else stream
+            return _parse_header(content)
+    except (EOFError, OSError, zlib.error) as error:
+        raise damaged(file, error) from error
+    except (ValueError, nibabel.spatialimages.HeaderDataError, nibabel.filebasedimages.ImageFileError) as error:
+        raise UnusableError(f"{file.where}: not a NIfTI file ({error}).") from error
+
+
+def damaged(file: SourceFile, error: BaseException | str) -> UnusableError:
+    """What to say of a file that ends too early or fails its checksum."""
+    reason = f"{error}".rstrip(".") or "it ends too early"
+    return UnusableError(f"{file.where}: cut off or damaged ({reason}): download it again.")
+
+
+def _parse_header(stream: Any) -> Any:
+    start = stream.read(4)
+    if len(start) < 4:
+        raise EOFError("no header")
+    stream.seek(0)
+    kind = nibabel.Nifti2Header if 540 in (int.from_bytes(start, order) for order in ("little", "big")) else None
+    header = (kind or nibabel.Nifti1Header).from_fileobj(stream, check=False)
+    if not header["magic"].item().startswith(b"n+"):
+        raise ValueError("it has not the magic number of a single-file NIfTI image")
+    return header
+
+
+def read_volume(file: SourceFile, content: bytes) -> Volume:
+    """A whole NIfTI file.
+
+    Args:
+        file: where it comes from, for messages.
+        content: of the file, compressed or not.
+
+    Raises:
+        UnusableError: cut off, damaged, or no NIfTI file.
+    """
+    raw = uncompressed(file, content)
+    try:
+        header = _parse_header(io.BytesIO(raw))
+    except EOFError as error:
+        raise damaged(file, error) from error
+    except (ValueError, nibabel.spatialimages.HeaderDataError) as error:
+        raise UnusableError(f"{file.where}: not a NIfTI file ({error}).") from error
+    shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
+    needed = int(offset) + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if len(raw) < needed:
+        raise damaged(file, f"{len(raw)} bytes of {needed}")
+    flat = np.frombuffer(raw, dtype, count=int(np.prod(shape, dtype=np.int64)), offset=int(offset))
+    return Volume(header, flat.reshape(shape, order="F"))
+
+
+def uncompressed(file: SourceFile, content: bytes) -> bytes:
+    """The content without gzip's compression, its checksum tested.
+
+    Raises:
+        UnusableError: cut off or damaged.
+    """
+    if not content.startswith(_GZIP):
+        return content
+    try:
+        return gzip.decompress(content)
+    except (EOFError, OSError, zlib.error) as error:
+        raise damaged(file, error) from error
+
+
+def scaling(header: Any) -> tuple[float, float]:
+    """Slope and intercept; 1 and 0 where the header sets none."""
+    slope, inter = header.get_slope_inter()
+    return (1.0 if slope is None else float(slope)), (0.0 if inter is None else float(inter))
+
+
+def geometry(header: Any, shape: Sequence[int]) -> dict[str, Any]:
+    """What conversion.json keeps of where an image lies: enough to write the same header again.
+
+    Args:
+        header: nibabel's.
+        shape: (x, y, z).
+    """
+    return {
+        "shape": [int(edge) for edge in shape[:3]],
+        "affine": np.asarray(header.get_best_affine(), float).tolist(),
+        "spacing": [float(edge) for edge in header["pixdim"][1:4]],
+        "qform_code": int(header["qform_code"]),
+        "sform_code": int(header["sform_code"]),
+        "xyzt_units": int(header["xyzt_units"]),
+        "pixdim": [float(value) for value in header["pixdim"]],
+        "quaternion": [float(header[name]) for name in _QUATERNION],
+        "srow": [[float(value) for value in header[name]] for name in _ROWS],
+    }
+
+
+_QUATERNION = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
+_ROWS = ("srow_x", "srow_y", "srow_z")
+
+
+def spacing_of(affine: np.ndarray) -> np.ndarray:
+    """Millimetres between voxels along (x, y, z)."""
+    return np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+
+
+def directions(affine: np.ndarray) -> np.ndarray:
+    """The axes' direction cosines, one column an axis."""
+    return affine[:3, :3] / spacing_of(affine)
+
+
+def skew(affine: np.ndarray) -> float:
+    """The largest cosine between two different axes: 0 where all are perpendicular."""
+    cosines = directions(affine)
+    return float(np.abs(cosines.T @ cosines - np.eye(3)).max())
+
+
+def made_perpendicular(affine: np.ndarray) -> np.ndarray:
+    """The affine with the nearest perpendicular axes, spacing and origin as they were."""
+    left, _, right = np.linalg.svd(directions(affine))
+    made = affine.copy()
+    made[:3, :3] = (left @ right) * spacing_of(affine)
+    return made
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two grids differ; a False is "the same within the tolerances of this module"."""
+
+    shape: bool
+    spacing: bool
+    origin: bool
+    direction: bool
+
+    def __bool__(self) -> bool:
+        return self.shape or self.spacing or self.origin or self.direction
+
+    def __str__(self) -> str:
+        return " and ".join(name for name in ("shape", "spacing", "origin", "direction") if getattr(self, name))
+
+
+def difference(one: tuple[Sequence[int], np.ndarray], other: tuple[Sequence[int], np.ndarray]) -> Difference:
+    """Compare two grids, each (shape, affine)."""
+    shapes, affines = [tuple(grid[0][:3]) for grid in (one, other)], [grid[1] for grid in (one, other)]
+    spacings = [spacing_of(affine) for affine in affines]
+    return Difference(
+        shape=shapes[0] != shapes[1],
+        spacing=not np.allclose(spacings[0], spacings[1], rtol=SPACING_TOLERANCE, atol=0),
+        origin=bool(np.linalg.norm(affines[0][:3, 3] - affines[1][:3, 3]) > ORIGIN_TOLERANCE),
+        direction=bool(np.abs(directions(affines[0]) - directions(affines[1])).max() > DIRECTION_TOLERANCE),
+    )
+
+
+def axes(affine: np.ndarray) -> str:
+    """Where the axes point, such as "RAS"."""
+    return "".join(code or "?" for code in aff2axcodes(affine))
+
+
+def turn_to(affine: np.ndarray, wanted: np.ndarray | str) -> np.ndarray:
+    """Nibabel's orientation that turns the axes of an image to those of another image, or to codes such as "RAS"."""
+    target = axcodes2ornt(tuple(wanted)) if isinstance(wanted, str) else io_orientation(wanted)
+    turn: np.ndarray = ornt_transform(io_orientation(affine), target)
+    return turn
+
+
+def is_turn(turn: np.ndarray) -> bool:
+    """Whether an orientation changes anything."""
+    return not np.array_equal(turn, [[0, 1], [1, 1], [2, 1]])
+
+
+def turned_grid(shape: Sequence[int], affine: np.ndarray, turn: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape and affine after the axes were turned."""
+    order = [list(turn[:, 0]).index(axis) for axis in range(3)]
+    return tuple(int(shape[axis]) for axis in order), affine @ inv_ornt_aff(turn, tuple(shape[:3]))
+
+
+def turned(volume: Volume, turn: np.ndarray) -> None:
+    """Turn the axes in place; every voxel stays where it was in the patient."""
+    before = volume.affine
+    _, affine = turned_grid(volume.stored.shape, before, turn)
+    volume.stored = apply_orientation(volume.stored, turn)
+    set_affine(volume.header, affine, volume.stored.shape)
+    volume.changes.append(f"axes turned from {axes(before)} to {axes(affine)}")
+
+
+def set_affine(header: Any, affine: np.ndarray, shape: Sequence[int]) -> None:
+    """Let a header say this affine, in the forms (sform, qform) that it said its own in."""
+    header.set_data_shape(shape)
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    header.set_zooms((*spacing_of(affine), *header.get_zooms()[3:]))
+    header.set_sform(affine, sform or (0 if qform else 1))
+    if qform or not sform:
+        header.set_qform(affine, qform or 1, strip_shears=True)
+
+
+def copy_geometry(header: Any, source: Any) -> None:
+    """Give a header the spacing, units, qform and sform of another."""
+    for name in ("xyzt_units", "qform_code", "sform_code", *_QUATERNION, *_ROWS):
+        header[name] = source[name]
+    header["pixdim"][:4] = source["pixdim"][:4]
