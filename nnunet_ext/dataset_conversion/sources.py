@@ -6,13 +6,15 @@ data set contains (hidden files, ``__MACOSX``, empty files) is passed over. Noth
 
 from __future__ import annotations
 
+import lzma
 import os
 import re
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -20,9 +22,15 @@ from typing import IO, Any
 from nnunet_ext.errors import UserError
 
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".gipl", ".png", ".bmp", ".tif", ".tiff")
-ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
+PLAIN_ARCHIVES = (".zip", ".tar")
+COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+ARCHIVE_ENDINGS = (*PLAIN_ARCHIVES, *COMPRESSED_TARS)
+_UNREADABLE = re.compile(r"\.(7z|rar|zst|z\d\d|zip\.\d+|r\d\d)$", re.IGNORECASE)
+"""Archives, and parts of archives, that are not looked into."""
 DEPTH = 6
 """Folders below the download's root that are searched."""
+DAMAGED = (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, NotImplementedError)
+"""What the readers of archives raise for a damaged one, or for a compression that they lack."""
 _IGNORED = re.compile(r"^(\.|__MACOSX$|desktop\.ini$|thumbs\.db$)", re.IGNORECASE)
 
 
@@ -36,6 +44,7 @@ class SourceFile:
         member: its name in the archive; None: it is a file of its own.
         size: bytes, of a member uncompressed.
         mtime_ns: when `container` was changed last, in nanoseconds.
+        plain: what is read instead of a compressed `container` (see `compressed`).
     """
 
     name: str
@@ -43,6 +52,7 @@ class SourceFile:
     member: str | None
     size: int
     mtime_ns: int
+    plain: Path | None = None
 
     @property
     def base(self) -> str:
@@ -78,16 +88,16 @@ class SourceFile:
         """The content as a stream; seekable.
 
         Raises:
-            UserError: the archive is damaged, encrypted or compressed in an unknown way.
+            UserError: it is gone or may not be read; the archive is damaged, encrypted or compressed in an unknown way.
         """
-        if self.member is None:
-            return self.container.open("rb")
         try:
-            archive = _archive(str(self.container), self.mtime_ns, os.getpid())
+            if self.member is None:
+                return self.container.open("rb")
+            archive = open_archive(str(self.plain or self.container), self.mtime_ns, os.getpid())
             if isinstance(archive, zipfile.ZipFile):
                 return archive.open(self.member)
             found = archive.extractfile(self.member)
-        except (OSError, KeyError, RuntimeError, NotImplementedError, zipfile.BadZipFile, tarfile.TarError) as error:
+        except (*DAMAGED, KeyError, RuntimeError) as error:
             raise UserError(f"{self.where}: cannot be read: {error}") from error
         if found is None:
             raise UserError(f"{self.where}: not a file")
@@ -99,11 +109,14 @@ class SourceFile:
         Raises:
             UserError: see `open`; or a member that is damaged.
         """
-        with self.open() as stream:
-            try:
-                return stream.read()
-            except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-                raise UserError(f"{self.where}: damaged: {error}") from error
+        try:
+            with self.open() as stream:
+                content = stream.read()
+        except DAMAGED as error:
+            raise UserError(f"{self.where}: damaged: {error}") from error
+        if len(content) != self.size:
+            raise UserError(f"{self.where}: damaged: {len(content)} bytes instead of {self.size}")
+        return content
 
     def text(self) -> str:
         """The whole content as text (UTF-8, a byte-order mark is dropped; what is not UTF-8 is replaced)."""
@@ -115,7 +128,7 @@ class Download:
     """What was found in one or several places.
 
     Attributes:
-        roots: the folders or archives that were named.
+        roots: the folders, archives or JSON lists that were named.
         files: sorted by name.
         notices: what was passed over and may matter.
     """
@@ -156,19 +169,21 @@ def open_download(places: Sequence[Path | str], skip: str | None = None) -> Down
     """List the files of a download.
 
     Args:
-        places: folders or archives.
+        places: folders or archives; or a JSON list of files, which stands for the folder that it lies in.
         skip: regular expression of base names that are not looked at, such as archives that repeat others.
 
     Raises:
         UserError: a place that does not exist or holds nothing; an archive that is damaged or unsafe.
     """
-    roots = tuple(Path(place).expanduser().absolute() for place in places)
+    roots = tuple(dict.fromkeys(Path(place).expanduser().absolute() for place in places))
     listing = _Listing(re.compile(skip, re.I) if skip else None)
     for root in roots:
         if root.is_dir():
             listing.walk(root, "" if len(roots) == 1 else f"{root.name}/")
         elif root.is_file() and ending_of(root.name) in ARCHIVE_ENDINGS:
             listing.look_into(root, "")
+        elif root.is_file() and ending_of(root.name) == ".json":
+            listing.walk(root.parent, "")
         elif root.exists():
             raise UserError(
                 f"{root} is neither a folder nor an archive ({', '.join(ARCHIVE_ENDINGS)}): name the downloaded "
@@ -178,7 +193,7 @@ def open_download(places: Sequence[Path | str], skip: str | None = None) -> Down
             raise UserError(f"{root} does not exist: name the downloaded archive or the folder it was unpacked into.")
     if not listing.files:
         raise UserError(f"{', '.join(map(str, roots))}: no files there" + _tail(listing.notices))
-    return Download(roots, tuple(sorted(listing.files, key=lambda file: file.name)), tuple(listing.notices))
+    return Download(roots, tuple(sorted(listing.found(), key=lambda file: file.name)), tuple(listing.notices))
 
 
 def _tail(notices: Sequence[str]) -> str:
@@ -194,55 +209,78 @@ class _Listing:
     def ignored(self, base: str) -> bool:
         return bool(_IGNORED.match(base)) or (self.skip is not None and bool(self.skip.fullmatch(base)))
 
-    def walk(self, folder: Path, prefix: str, depth: int = 0) -> None:
+    def found(self) -> list[SourceFile]:
+        """The files, each once even if places overlap.
+
+        A folder that is called like an image and holds one image alone, as some programs unpack, stands for this image.
+        """
+        once = list({(file.container, file.member): file for file in reversed(self.files)}.values())[::-1]
+        inside: dict[PurePosixPath, list[SourceFile]] = {}
+        for file in once:
+            parent = PurePosixPath(file.name).parent
+            if ending_of(parent.name) in (".nii", ".nii.gz"):
+                inside.setdefault(parent, []).append(file)
+        names = {
+            files[0]: str(parent)[: -len(ending_of(parent.name))] + files[0].ending
+            for parent, files in inside.items()
+            if len(files) == 1 and files[0].ending in (".nii", ".nii.gz")
+        }
+        return [replace(file, name=names.get(file, file.name)) for file in once]
+
+    def walk(self, folder: Path, prefix: str, above: tuple[str, ...] = ()) -> None:
         """Add the files of a folder and of those below."""
+        real = os.path.realpath(folder)
+        if real in above:
+            self.notices.append(f"{folder}: a link to a folder above itself: passed over")
+            return
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             self.notices.append(f"{folder}: cannot be read ({error.strerror})")
             return
-        names = {entry.name for entry in entries}
+        entries = [entry for entry in entries if not self.ignored(entry.name)]
+        folders = {entry.name for entry in entries if entry.is_dir()}
         for entry in entries:
-            if self.ignored(entry.name):
-                continue
-            if entry.is_dir():
-                self._folder(Path(entry.path), f"{prefix}{entry.name}", depth)
+            path = Path(entry.path)
+            if entry.is_dir() and len(above) < DEPTH:
+                self.walk(path, f"{prefix}{entry.name}/", (*above, real))
+            elif entry.is_dir():
+                self.notices.append(f"{path}: more than {DEPTH} folders deep: not searched")
             elif not entry.is_file():
-                self.notices.append(f"{entry.path}: a broken link or no file: passed over")
+                self.notices.append(f"{path}: a broken link or no file: passed over")
             elif ending_of(entry.name) in ARCHIVE_ENDINGS:
-                if entry.name[: -len(ending_of(entry.name))] not in names:
-                    self.look_into(Path(entry.path), prefix)
+                self._archive_in(path, prefix, folders)
+            elif _UNREADABLE.search(entry.name):
+                self.notices.append(f"{path}: this kind of archive is not read: unpack it first")
             else:
-                self.add(prefix + entry.name, Path(entry.path), None, entry.stat().st_size, entry.stat().st_mtime_ns)
+                self.add(prefix + entry.name, path, None, entry.stat().st_size, entry.stat().st_mtime_ns)
 
-    def _folder(self, folder: Path, name: str, depth: int) -> None:
-        """A folder; one that is called like an image and holds one file of that name stands for this file."""
-        if ending_of(folder.name) in (".nii", ".nii.gz"):
-            inside = [path for path in folder.iterdir() if path.is_file() and not self.ignored(path.name)]
-            if len(inside) == 1 and ending_of(inside[0].name) in (".nii", ".nii.gz"):
-                found = inside[0].stat()
-                parent = str(PurePosixPath(name).parent)
-                self.add(str(PurePosixPath(parent) / inside[0].name), inside[0], None, found.st_size, found.st_mtime_ns)
-                return
-        if depth < DEPTH:
-            self.walk(folder, f"{name}/", depth + 1)
+    def _archive_in(self, archive: Path, prefix: str, folders: set[str]) -> None:
+        """An archive in a folder, unless it lies unpacked beside itself."""
+        unpacked = archive.name[: -len(ending_of(archive.name))]
+        if unpacked not in folders or not any(os.scandir(archive.parent / unpacked)):
+            self.look_into(archive, prefix)
         else:
-            self.notices.append(f"{folder}: more than {DEPTH} folders deep: not searched")
+            self.notices.append(f"{archive}: passed over for the folder {unpacked} beside it")
 
     def look_into(self, archive: Path, prefix: str) -> None:
         """Add the members of an archive, as though it had been unpacked beside itself."""
         mtime = archive.stat().st_mtime_ns
         try:
-            opened = _archive(str(archive), mtime, os.getpid())
-            members = list(_members(opened))
-        except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
-            raise UserError(f"{archive}: a damaged archive ({error}): download it again.") from error
-        for member, size, is_file in members:
+            members = list(_members(open_archive(str(archive), mtime, os.getpid())))
+        except DAMAGED as error:
+            raise UserError(
+                f"{archive}: a damaged archive ({error}): download it again, or move it away if it is not needed."
+            ) from error
+        last = {member.replace("\\", "/"): (member, size, kind) for member, size, kind in members}
+        for name, (member, size, kind) in last.items():  # of members of one name the last is what unpacking leaves
             _check_member(archive, member)
-            parts = PurePosixPath(member).parts
+            parts = PurePosixPath(name).parts
             if any(self.ignored(part) for part in parts):
                 continue
-            if not is_file:
+            if kind == "encrypted":
+                raise UserError(f"{archive}: encrypted ({member}): unpack it with its password, and name the folder.")
+            if kind == "other":
                 self.notices.append(f"{archive}:{member}: a link or a device: passed over")
             elif ending_of(member) in ARCHIVE_ENDINGS:
                 self.notices.append(f"{archive}:{member}: an archive in an archive: unpack the outer one to use it")
@@ -256,17 +294,21 @@ class _Listing:
             self.notices.append(f"{container if member is None else f'{container}:{member}'}: empty: passed over")
 
 
-def _members(archive: zipfile.ZipFile | tarfile.TarFile) -> Iterator[tuple[str, int, bool]]:
-    """Name, size and whether it is an ordinary file, of everything but folders."""
+def _members(archive: zipfile.ZipFile | tarfile.TarFile) -> Iterator[tuple[str, int, str]]:
+    """Name, size and kind ("file", "encrypted" or "other") of everything but folders."""
     if isinstance(archive, zipfile.ZipFile):
         for entry in archive.infolist():
             if not entry.is_dir():
-                kind = stat.S_IFMT(entry.external_attr >> 16)
-                yield entry.filename, entry.file_size, kind in (0, stat.S_IFREG)
+                plain = stat.S_IFMT(entry.external_attr >> 16) in (0, stat.S_IFREG)
+                yield (
+                    entry.filename,
+                    entry.file_size,
+                    "encrypted" if entry.flag_bits & 1 else "file" if plain else "other",
+                )
         return
     for item in archive.getmembers():
         if not item.isdir():
-            yield item.name, item.size, item.isfile()
+            yield item.name, item.size, "file" if item.isfile() else "other"
 
 
 def _check_member(archive: Path, member: str) -> None:
@@ -284,7 +326,7 @@ def _check_member(archive: Path, member: str) -> None:
 
 
 @lru_cache(maxsize=8)
-def _archive(path: str, mtime_ns: int, process: int) -> zipfile.ZipFile | tarfile.TarFile:
+def open_archive(path: str, mtime_ns: int, process: int) -> zipfile.ZipFile | tarfile.TarFile:
     """An open archive. A process that was forked from another opens it anew: the two would move one file position."""
     if ending_of(path) == ".zip":
         return zipfile.ZipFile(path)
