@@ -21,6 +21,7 @@ VERBS = {
     "doctor": "check the installation through nnU-Net's own look-ups, and say what to do",
     "env": 'print the folder for the manual way: export nnUNet_extTrainer="$(nnunet-ext env)"',
     "plan": "nnUNetv2_plan_and_preprocess, with the same flags, where Python does not read our start-up file",
+    "convert": "turn a challenge's download into nnU-Net's raw data, checked, with the papers' splits",
     "import-weights": "turn a published checkpoint into a model folder for nnU-Net's commands",
     "adapt-patch": "re-sample a UNETR++ checkpoint to another patch size, for -pretrained_weights",
     "predict-volume": "predict at the images' own resolution or any other by an OSS-Net, in bounded memory",
@@ -99,6 +100,7 @@ _OWN: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argpa
     "env": (_no_arguments, _env),
 }
 _MODULES = {
+    "convert": "nnunet_ext.dataset_conversion.command",
     "import-weights": "nnunet_ext.weights.cli",
     "adapt-patch": "nnunet_ext.weights.adapt_patch_command",
     "predict-volume": "nnunet_ext.inference.predict_volume_command",

@@ -1,0 +1,182 @@
+"""What a conversion writes once all cases are there: dataset.json, folds, a list of unlabelled images; last checks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nnunet_ext import __version__
+from nnunet_ext.dataset_conversion.base import Converter
+from nnunet_ext.dataset_conversion.cases import Layout
+from nnunet_ext.dataset_conversion.partition import Partition, read_folds
+from nnunet_ext.dataset_conversion.state import files_of, write_json
+from nnunet_ext.dataset_conversion.target import nnunet_folder, trained_folds
+
+
+def dataset_json(layout: Layout, training: int, name: str) -> dict[str, Any]:
+    """nnU-Net's description of a data set.
+
+    Args:
+        layout: of the data set.
+        training: number of training cases.
+        name: of the data set, without its id.
+    """
+    labels = {key: list(value) if isinstance(value, tuple) else value for key, value in layout.labels.items()}
+    content: dict[str, Any] = {
+        "channel_names": {str(number): channel for number, channel in enumerate(layout.channel_names)},
+        "labels": labels,
+        "numTraining": training,
+        "file_ending": layout.file_ending,
+        "name": name,
+        "description": layout.description,
+        "reference": layout.reference,
+        "licence": layout.licence,
+        "release": layout.release,
+        "converted_by": f"nnunet_ext {__version__}",
+    }
+    if layout.reader is not None:
+        content["overwrite_image_reader_writer"] = layout.reader
+    if layout.regions_class_order is not None:
+        content["regions_class_order"] = list(layout.regions_class_order)
+    return {key: value for key, value in content.items() if value != ""}
+
+
+def write_data_set(
+    folder: Path, layout: Layout, done: Mapping[str, Mapping[str, Any]], converter: Converter, in_place: bool
+) -> dict[str, Any]:
+    """Write dataset.json, and unlabelled.json where there are unlabelled images; returns dataset.json's content.
+
+    A data set that was checked in place keeps its own dataset.json.
+    """
+    path = folder / "dataset.json"
+    if in_place and path.is_file():
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        training = sum(entry["part"] == "training" for entry in done.values())
+        content = dataset_json(layout, training, folder.name.split("_", 1)[1])
+        for name in ("imagesTr", "labelsTr"):
+            (folder / name).mkdir(exist_ok=True)
+        write_json(path, content)
+    unlabelled = [
+        {"case": case, "images": [file["file"] for file in entry["images"]], "geometry": entry["geometry"]["written"]}
+        for case, entry in done.items()
+        if entry["part"] == "unlabelled"
+    ]
+    if unlabelled:
+        write_json(folder / "unlabelled.json", unlabelled)
+    return content
+
+
+@dataclass(frozen=True)
+class WrittenSplits:
+    """What conversion.json says of the folds, and what the user should know."""
+
+    record: dict[str, Any]
+    notices: tuple[str, ...] = ()
+
+
+def write_splits(name: str, partition: Partition, earlier: Mapping[str, Any], replace: bool) -> WrittenSplits:
+    """Write splits_final.json into the data set's preprocessed folder, where nnU-Net's training looks for it.
+
+    Args:
+        name: of the data set.
+        partition: the folds; none: nothing is written.
+        earlier: the conversion.json of the last run.
+        replace: folds that others made may be replaced.
+    """
+    if not partition.folds:
+        return WrittenSplits({"names": list(partition.names), "written": False})
+    folder = nnunet_folder("nnUNet_preprocessed") / name
+    path, folds = folder / "splits_final.json", [dict(fold) for fold in partition.folds]
+    record = {"names": list(partition.names), "sources": list(partition.sources), "sha256": _sum(folds)}
+    present = read_folds(path) if path.exists() else None
+    if present == folds:
+        return WrittenSplits({**record, "written": True})
+    ours = present is not None and _sum(present) == earlier.get("splits", {}).get("sha256")
+    if path.exists() and not ours and not replace:
+        notice = f"{path} was made by others and has other folds; it was left. --force replaces it."
+        return WrittenSplits({**record, "written": False}, (notice,))
+    write_json(path, folds)
+    trained = trained_folds(name) if present is not None else []
+    notices = [
+        f"the folds changed, but {len(trained)} folds were trained on the earlier ones ({folder.parent.name}, ...): their "
+        "validation cases may now be training cases."
+        for folder in trained[:1]
+    ]
+    return WrittenSplits({**record, "written": True}, tuple(notices))
+
+
+def _sum(folds: Any) -> str:
+    return hashlib.sha256(json.dumps(folds, sort_keys=True).encode()).hexdigest()
+
+
+def label_table(done: Mapping[str, Mapping[str, Any]], layout: Layout) -> dict[str, tuple[int, int]]:
+    """Name of each label or region -> (labelled cases that have it, voxels of all)."""
+    counted = [entry["label"]["values"] for entry in done.values() if entry["label"] and "values" in entry["label"]]
+    table = {}
+    for name, value in layout.labels.items():
+        values = value if isinstance(value, tuple) else (value,)
+        if counted and values != (0,):
+            voxels = [sum(values_of.get(str(number), 0) for number in values) for values_of in counted]
+            table[name] = (sum(count > 0 for count in voxels), sum(voxels))
+    return table
+
+
+def repeated_content(done: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Images of different cases that are the same file."""
+    cases: dict[str, list[str]] = {}
+    for case, entry in done.items():
+        first = entry["images"][0]
+        content = f"{first['size']} {first.get('sha256') or first.get('sha256_of_first_mib')}"
+        cases.setdefault(content, []).append(case)
+    return [f"{' and '.join(same)} have the same image: one patient twice?" for same in cases.values() if len(same) > 1]
+
+
+def stale_preprocessing(name: str, earlier: Mapping[str, Any], done: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say so if nnU-Net has preprocessed the data set and its cases have changed since the last conversion."""
+    folder = os.environ.get("nnUNet_preprocessed")
+    if not earlier or not folder or not Path(folder, name, "dataset_fingerprint.json").is_file():
+        return []
+    before, after = ({case: _content(entry) for case, entry in cases.items()} for cases in (earlier["cases"], done))
+    if before == after:
+        return []
+    changed = sorted(case for case in before.keys() | after.keys() if before.get(case) != after.get(case))
+    return [
+        f"{len(changed)} cases changed since {Path(folder, name)} was made ({changed[0]}, ...): run "
+        "nnUNetv2_plan_and_preprocess again."
+    ]
+
+
+def _content(entry: Mapping[str, Any]) -> list[Any]:
+    return [entry["part"]] + [
+        [file["file"], file.get("sha256") or file.get("sha256_of_first_mib"), file["changes"]]
+        for file in files_of(entry)
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of those that touch the files."""
+    found = {"nnunet_ext": __version__}
+    for package in ("nnunetv2", "nibabel", "numpy", "SimpleITK"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def verify(folder: Path, processes: int) -> str | None:
+    """Run nnU-Net's own verify_dataset_integrity; returns what it is not content with, or None."""
+    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+
+    try:
+        verify_dataset_integrity(str(folder), processes)
+    except (AssertionError, RuntimeError, FileNotFoundError, ValueError) as error:
+        return str(error) or type(error).__name__
+    return None
