@@ -105,7 +105,7 @@ def write_splits(name: str, partition: Partition, earlier: Mapping[str, Any], re
     write_json(path, folds)
     trained = trained_folds(name) if present is not None else []
     notices = [
-        f"the folds changed, but {len(trained)} folds were trained on the earlier ones ({folder.parent.name}, ...): their "
+        f"the folds changed, but {len(trained)} folds were trained on the earlier ones ({folder.parent.name}): their "
         "validation cases may now be training cases."
         for folder in trained[:1]
     ]
