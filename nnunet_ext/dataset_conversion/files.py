@@ -152,8 +152,11 @@ def entry(
 
 
 def remove_unfinished(target: Path) -> int:
-    """Remove what dead runs left half-written below a data set's folder; returns the number of files."""
-    left = [path for path in target.glob(f"**/.*{MARK}*") if path.is_file() or path.is_symlink()]
+    """Remove what dead runs left half-written below a data set's folder; returns the number of files and folders."""
+    left = list(target.glob(f"**/.*{MARK}*"))
     for path in left:
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     return len(left)

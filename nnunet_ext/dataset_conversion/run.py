@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from nnunet_ext.dataset_conversion import converter_class, files, partition
 from nnunet_ext.dataset_conversion.base import Converter
 from nnunet_ext.dataset_conversion.cases import Case, Fault, Found, Layout, Rules
+from nnunet_ext.dataset_conversion.compressed import plain_tars, read_from
 from nnunet_ext.dataset_conversion.options import Options, Report
 from nnunet_ext.dataset_conversion.outcome import (
     label_table,
@@ -192,16 +195,25 @@ class _Task:
                 done[job.case.id] = entry
         report.skipped = len(done)
         left = [job for job in jobs if job.case.id not in done]
-        stream = results(left, self.options.processes)
-        size = sum(file.size for job in left for file in _files(job.case))
-        for job, result in stream if progress is None else progress(stream, len(left), size):
-            if isinstance(result, Fault):
-                report.faults.append(result)
-                if self.options.strict:
-                    raise UserError(f"--strict: stopped at {result.case}: {result.reason}")
-            else:
-                done[job.case.id] = self.state.add(job, result)
+        with self._readable(left) as ready:
+            stream = results(ready, self.options.processes)
+            size = sum(file.size for job in left for file in _files(job.case))
+            for job, result in stream if progress is None else progress(stream, len(left), size):
+                if isinstance(result, Fault):
+                    report.faults.append(result)
+                    if self.options.strict:
+                        raise UserError(f"--strict: stopped at {result.case}: {result.reason}")
+                else:
+                    done[job.case.id] = self.state.add(job, result)
         self._finish(report, {case: done[case] for case in sorted(done)})
+
+    @contextmanager
+    def _readable(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
+        """The jobs with files that can be read in any order: compressed tars are decompressed for the time."""
+        sources = [file for job in jobs for file in _files(job.case)]
+        with tempfile.TemporaryDirectory(prefix=".tars", suffix=files.MARK, dir=self.folder) as scratch:
+            tars = plain_tars(sources, Path(scratch))
+            yield [_reading(job, tars) for job in jobs] if tars else list(jobs)
 
     def _finish(self, report: Report, done: dict[str, dict[str, Any]]) -> None:
         """Everything that needs all cases: dataset.json, the folds, conversion.json, nnU-Net's verification."""
@@ -246,6 +258,13 @@ class _Task:
             "notices": report.notices,
             "cases": done,
         }
+
+
+def _reading(job: Job, tars: Mapping[Path, Path]) -> Job:
+    """The job with what is read instead of compressed tars."""
+    case = job.case
+    label = None if case.label is None else read_from(case.label, tars)
+    return replace(job, case=replace(case, images=tuple(read_from(file, tars) for file in case.images), label=label))
 
 
 def _reoriented(layout: Layout, options: Options) -> tuple[Layout, bool]:
