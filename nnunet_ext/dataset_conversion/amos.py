@@ -15,7 +15,7 @@ from nnunet_ext.dataset_conversion.base import Converter
 from nnunet_ext.dataset_conversion.cases import Case, Found, Layout, Rules, Split
 from nnunet_ext.dataset_conversion.one_channel import one_channel_cases
 from nnunet_ext.dataset_conversion.sources import Download, SourceFile
-from nnunet_ext.dataset_conversion.sshunet_folds import sshunet_5fold
+from nnunet_ext.dataset_conversion.sshunet_folds import sshunet_5fold, sshunet_lists
 from nnunet_ext.errors import UserError
 
 ORGANS = (
@@ -105,9 +105,10 @@ class _AMOS(Converter):
         return Rules(ct=self.modalities == ("CT",), empty="notice", nan="minimum")
 
     def own_splits(self, cases: Sequence[Case]) -> dict[str, Callable[[], Split]]:
-        """The official split, and SSH-UNet's folds of the CT training cases."""
+        """The official split; of CT also SSH-UNet's lists (the same, complete) and its folds of the training cases."""
         splits = {"amos_official": lambda: amos_official(cases)}
         if self.modalities == ("CT",):
+            splits["amos_sshunet"] = lambda: sshunet_lists("amos_sshunet")
             splits["sshunet_5fold"] = lambda: sshunet_5fold("amos_sshunet")
         return splits
 
@@ -123,7 +124,6 @@ class AMOSTask1(_AMOS):
     number = 218
     name = "AMOS2022_task1"
     summary = "AMOS 2022 task 1: abdominal CT, 15 organs; official split"
-    published_splits = ("amos_sshunet",)
     expected: ClassVar[Mapping[str, int]] = {"training": 300, "test": 200}
     modalities = ("CT",)
     channel = "CT"

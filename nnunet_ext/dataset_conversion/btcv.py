@@ -14,7 +14,7 @@ from nnunet_ext.dataset_conversion.base import Converter
 from nnunet_ext.dataset_conversion.cases import Case, Fault, Found, Layout, Rules, Split
 from nnunet_ext.dataset_conversion.one_channel import Claims, in_folder, one_channel_cases, tells
 from nnunet_ext.dataset_conversion.sources import Download, SourceFile
-from nnunet_ext.dataset_conversion.sshunet_folds import sshunet_5fold
+from nnunet_ext.dataset_conversion.sshunet_folds import sshunet_5fold, sshunet_lists
 from nnunet_ext.errors import UserError
 
 ORGANS = (
@@ -155,8 +155,11 @@ class _Abdomen(Converter):
         )
 
     def own_splits(self, cases: Sequence[Case]) -> dict[str, Callable[[], Split]]:
-        """SSH-UNet's five folds of its 24 training cases."""
-        return {"sshunet_5fold": lambda: sshunet_5fold("btcv_sshunet")}
+        """SSH-UNet's 24 and 6 cases, and its five folds of the 24."""
+        return {
+            "btcv_sshunet": lambda: sshunet_lists("btcv_sshunet"),
+            "sshunet_5fold": lambda: sshunet_5fold("btcv_sshunet"),
+        }
 
     def _organs(self) -> tuple[int, ...]:
         return tuple(range(1, len(ORGANS))) if self.labels == 13 else EIGHT_ORGANS[self.label_order]
@@ -169,7 +172,7 @@ class Synapse(_Abdomen):
     number = 802
     name = "Synapse"
     summary = "BTCV abdominal CT, 13 organs (--labels 8: TransUNet's 8), split 18/12 of TransUNet, nnFormer, UNETR++"
-    published_splits = ("synapse_transunet", "unetrpp_synapse", "btcv_sshunet")
+    published_splits = ("synapse_transunet", "unetrpp_synapse")
 
 
 class BTCV(_Abdomen):
@@ -179,7 +182,11 @@ class BTCV(_Abdomen):
     number = 803
     name = "BTCV"
     summary = "BTCV abdominal CT, 13 organs, split 24/6 of SSH-UNet; the 20 withheld cases for the challenge's server"
-    published_splits = ("btcv_sshunet", "synapse_transunet", "unetrpp_synapse")
+    published_splits = ("synapse_transunet", "unetrpp_synapse")
+
+    def default_split(self) -> str:
+        """SSH-UNet's."""
+        return "btcv_sshunet"
 
 
 def _number(case: str) -> int:

@@ -30,7 +30,6 @@ class LiTS(Converter):
     Args:
         plain_labels: liver 1 and tumour 2 exclude each other, instead of the regions liver (with tumour) and tumour.
         flip_check: "on", or "off" to take labels that seem to be flipped against their image.
-        reorient: nnU-Net reads all images in the same orientation; it ignores orientation otherwise.
 
     Raises:
         UserError: another value of `flip_check`.
@@ -51,16 +50,15 @@ class LiTS(Converter):
     )
     expected: ClassVar[Mapping[str, int]] = {"training": 131, "test": 70}
 
-    def __init__(self, plain_labels: bool = False, flip_check: str = "on", reorient: bool = False) -> None:
+    def __init__(self, plain_labels: bool = False, flip_check: str = "on") -> None:
         if flip_check not in ("on", "off"):
             raise UserError(f"lits: --flip-check {flip_check}: it is on or off.")
         self.plain_labels = plain_labels
         self.flip_check = flip_check
-        self.reorient = reorient
 
     @classmethod
     def add_arguments(cls, parser: argparse._ArgumentGroup) -> None:
-        """Add labels, flip check and orientation."""
+        """Add the choice of labels and the flip check."""
         parser.add_argument(
             "--plain-labels", action="store_true", help="labels liver and tumour, not the regions liver (1, 2), tumour"
         )
@@ -69,11 +67,6 @@ class LiTS(Converter):
             choices=("on", "off"),
             default="on",
             help="leave out cases whose label seems to be flipped against the image (default on)",
-        )
-        parser.add_argument(
-            "--reorient",
-            action="store_true",
-            help="let nnU-Net read all cases in one orientation (reader NibabelIOWithReorient); some differ",
         )
 
     def find(self, download: Download) -> Found:
@@ -104,7 +97,6 @@ class LiTS(Converter):
             channel_names=("CT",),
             labels={"background": 0, "liver": 1, "tumor": 2} if self.plain_labels else regions,
             regions_class_order=None if self.plain_labels else (1, 2),
-            reader="NibabelIOWithReorient" if self.reorient else None,
             licence="CC BY-NC-ND 4.0",
             reference="https://competitions.codalab.org/competitions/17094",
             release="2017",

@@ -1,4 +1,4 @@
-"""The k folds that SSH-UNet's `--nfolds` makes of the training list of a published split."""
+"""SSH-UNet's use of a published split: its training and validation list, or k folds of the former (`--nfolds`)."""
 
 from __future__ import annotations
 
@@ -33,13 +33,27 @@ def sshunet_folds(training: Sequence[str], folds: int = 5) -> tuple[tuple[tuple[
     return tuple(made)
 
 
+def sshunet_lists(published: str) -> Split:
+    """SSH-UNet's training and validation list. Its test list, of cases whose labels are withheld, needs no split.
+
+    Args:
+        published: name of the file in `splits/` with "train" and "val".
+    """
+    lists = _read(published)
+    return Split(
+        published,
+        ((tuple(lists["train"]), tuple(lists["val"])),),
+        source=f"SSH-UNet: {len(lists['train'])} cases for training, {len(lists['val'])} for validation",
+    )
+
+
 def sshunet_5fold(published: str) -> Split:
     """SSH-UNet's five folds of a published split's training list; its validation cases are held out for the test.
 
     Args:
         published: name of the file in `splits/` with "train" and "val".
     """
-    lists = json.loads((SPLIT_FILES / f"{published}.json").read_text())
+    lists = _read(published)
     return Split(
         "sshunet_5fold",
         sshunet_folds(lists["train"]),
@@ -47,3 +61,8 @@ def sshunet_5fold(published: str) -> Split:
         source=f"SSH-UNet's --nfolds 5 over the training list of {published}: indices shuffled with seed 0, every "
         f"fifth from k on; the {len(lists['val'])} validation cases of the list are in no fold",
     )
+
+
+def _read(published: str) -> dict[str, list[str]]:
+    content: dict[str, list[str]] = json.loads((SPLIT_FILES / f"{published}.json").read_text())
+    return content

@@ -7,10 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conversions import check_training
 from trees import amos
 
 from nnunet_ext.dataset_conversion.amos import AMOSTask1, AMOSTask2
 from nnunet_ext.dataset_conversion.cases import Found
+from nnunet_ext.dataset_conversion.options import Options
+from nnunet_ext.dataset_conversion.run import convert
 from nnunet_ext.dataset_conversion.sources import open_download
 from nnunet_ext.errors import UserError
 
@@ -116,7 +119,7 @@ def test_official_split(tmp_path: Path) -> None:
     split = converter.own_splits([case for case in found.cases if case.label])[converter.default_split()]()
     assert split.folds == ((("amos_0001", "amos_0004", "amos_0006", *CT_AND_MR[5:7]), (*CT[3:], "amos_0541")),)
     assert "sshunet_5fold" not in converter.own_splits(())
-    assert set(AMOSTask1().own_splits(())) == {"amos_official", "sshunet_5fold"}
+    assert set(AMOSTask1().own_splits(())) == {"amos_official", "amos_sshunet", "sshunet_5fold"}
     with pytest.raises(UserError, match="0 training and 0 validation cases have labels"):
         converter.own_splits(())["amos_official"]()
 
@@ -131,3 +134,21 @@ def test_layout_and_rules() -> None:
     assert AMOSTask2().layout(Found(())).channel_names == ("either_CT_or_MR",)
     assert AMOSTask1().rules(Found(())).ct
     assert not AMOSTask2().rules(Found(())).ct
+
+
+@pytest.mark.parametrize("task", [1, 2])
+def test_conversion(nnunet_folders: Path, task: int) -> None:
+    tree = amos.build(nnunet_folders, task=task)
+    report = convert(tree.key, [tree.place])
+    check_training(report, tree)
+    assert {fault.case for fault in report.faults} == tree.faulty
+    folds = json.loads((nnunet_folders / "nnUNet_preprocessed" / report.name / "splits_final.json").read_text())
+    assert folds == [{"train": [*CT[:3], *CT_AND_MR[5:7]][: 1 + 2 * task], "val": [*CT[3:], "amos_0541"][: 1 + task]}]
+    record = json.loads((report.folder / "conversion.json").read_text())
+    assert record["cases"]["amos_0008"]["details"] == {"official": "val", "modality": "CT"}
+
+
+def test_conversion_with_sshunet_split_needs_its_cases(nnunet_folders: Path) -> None:
+    place = amos.build(nnunet_folders).place
+    with pytest.raises(UserError, match="the split amos_sshunet needs 294 cases that the download has not"):
+        convert("amos_ct", [place], Options(splits=("amos_sshunet",)))

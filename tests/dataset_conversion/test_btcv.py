@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conversions import check_training
 from trees import btcv
+from trees.volumes import load
 
 from nnunet_ext.dataset_conversion.btcv import BTCV, EIGHT_ORGANS, ORGANS, Synapse
 from nnunet_ext.dataset_conversion.cases import Found
+from nnunet_ext.dataset_conversion.options import Options
+from nnunet_ext.dataset_conversion.run import convert
 from nnunet_ext.dataset_conversion.sources import open_download
 from nnunet_ext.errors import UserError
 
@@ -197,4 +203,47 @@ def test_arguments() -> None:
 def test_defaults() -> None:
     assert Synapse().default_split() == "synapse_transunet"
     assert BTCV().default_split() == "btcv_sshunet"
-    assert list(BTCV().own_splits(())) == ["sshunet_5fold"]
+    assert set(BTCV().own_splits(())) == {"btcv_sshunet", "sshunet_5fold"}
+
+
+def test_conversion(nnunet_folders: Path) -> None:
+    tree = btcv.build(nnunet_folders)
+    report = convert("btcv", [tree.place], Options(splits=("cv",)))
+    check_training(report, tree)
+    assert {fault.case for fault in report.faults} == tree.faulty
+    assert report.counts == {"training": 4, "test": 2}
+    record = json.loads((report.folder / "conversion.json").read_text())
+    # Only img0003, whose label's origin was wrong, is written anew.
+    assert [case for case, entry in record["cases"].items() if (entry["label"] or {}).get("changes")] == ["img0003"]
+
+
+def test_conversion_of_eight_organs(nnunet_folders: Path) -> None:
+    tree = btcv.build(nnunet_folders)
+    report = convert("synapse", [tree.place], Options(splits=("cv",)), {"labels": 8})
+    assert report.name == "Dataset802_Synapse8"
+    for case, known in tree.training.items():
+        written = load(report.folder / "labelsTr" / f"{case}.nii.gz")[0]
+        wanted = np.zeros_like(known.labels)
+        for value, organ in enumerate(EIGHT_ORGANS["transunet"], 1):
+            wanted[known.labels == organ] = value
+        np.testing.assert_array_equal(written, wanted)
+    assert json.loads((report.folder / "conversion.json").read_text())["label_map"]["11"] == 6
+
+
+@pytest.mark.parametrize(
+    ("key", "split", "training", "test", "sizes"),
+    [
+        ("btcv", (), 30, 20, [(24, 6)]),
+        ("btcv", ("sshunet_5fold",), 24, 26, [(19, 5)] * 4 + [(20, 4)]),
+        ("synapse", (), 30, 20, [(18, 12)]),
+    ],
+)
+def test_splits(
+    nnunet_folders: Path, key: str, split: tuple[str, ...], training: int, test: int, sizes: list[tuple[int, int]]
+) -> None:
+    place = btcv.build(nnunet_folders, complete=True).place
+    report = convert(key, [place], Options(splits=split, check="none"))
+    assert report.counts == {"training": training, "test": test}
+    folds = json.loads((nnunet_folders / "nnUNet_preprocessed" / report.name / "splits_final.json").read_text())
+    assert [(len(fold["train"]), len(fold["val"])) for fold in folds] == sizes
+    assert len(list((report.folder / "labelsTs").glob("*.nii.gz"))) == test - 20 if test > 20 else True

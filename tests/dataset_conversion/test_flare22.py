@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from conversions import check_training
 from trees import flare22
 
 from nnunet_ext.dataset_conversion.cases import Found
 from nnunet_ext.dataset_conversion.flare22 import FLARE22, ORGANS
+from nnunet_ext.dataset_conversion.run import convert
 from nnunet_ext.dataset_conversion.sources import open_download
 from nnunet_ext.errors import UserError
 
@@ -112,3 +115,14 @@ def test_layout_and_rules() -> None:
     assert FLARE22().default_split() == "cv"
     with pytest.raises(UserError, match="none or link"):
         FLARE22(unlabelled="copy")
+
+
+def test_conversion(nnunet_folders: Path) -> None:
+    tree = flare22.build(nnunet_folders)
+    report = convert("flare22", [tree.place])
+    check_training(report, tree)
+    assert {fault.case for fault in report.faults} == tree.faulty
+    assert report.counts == {"training": 3, "test": 2, "unlabelled": 2}
+    listed = json.loads((report.folder / "unlabelled.json").read_text())
+    assert [entry["case"] for entry in listed] == UNLABELLED
+    assert all((report.folder / name).is_file() for entry in listed for name in entry["images"])

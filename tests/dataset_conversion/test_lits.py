@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conversions import check_training
 from trees import lits
 from trees.volumes import load
 
 from nnunet_ext.dataset_conversion.cases import Found
 from nnunet_ext.dataset_conversion.lits import LiTS, flipped
+from nnunet_ext.dataset_conversion.options import Options
+from nnunet_ext.dataset_conversion.run import convert
 from nnunet_ext.dataset_conversion.sources import open_download
 from nnunet_ext.errors import UserError
 
@@ -129,14 +133,33 @@ def test_layout_and_options() -> None:
     assert layout.labels == {"background": 0, "liver": (1, 2), "tumor": 2}
     assert layout.regions_class_order == (1, 2)
     assert layout.values() == {0, 1, 2}
-    assert layout.reader is None
     parser = argparse.ArgumentParser()
     LiTS.add_arguments(parser.add_argument_group())
-    arguments = vars(parser.parse_args(["--plain-labels", "--flip-check", "off", "--reorient"]))
-    converter = LiTS.from_arguments(arguments)
+    converter = LiTS.from_arguments(vars(parser.parse_args(["--plain-labels", "--flip-check", "off"])))
     layout = converter.layout(Found(()))
     assert layout.labels == {"background": 0, "liver": 1, "tumor": 2}
     assert layout.regions_class_order is None
-    assert layout.reader == "NibabelIOWithReorient"
     assert LiTS().rules(Found(())).aligned
     assert LiTS().default_split() == "cv"
+
+
+@pytest.mark.parametrize("check", ["fast", "full"])
+def test_conversion(nnunet_folders: Path, check: str) -> None:
+    """Also of labels whose header is another one; the flipped one is left out."""
+    tree = lits.build(nnunet_folders)
+    report = convert("lits", [tree.place], Options(check=check))
+    check_training(report, tree)
+    assert {fault.case for fault in report.faults} == tree.faulty
+    assert "flipped along x" in report.faults[0].reason
+    described = json.loads((report.folder / "dataset.json").read_text())
+    assert described["labels"]["liver"] == [1, 2]
+    assert described["file_ending"] == ".nii.gz"
+    assert described["numTraining"] == 4
+
+
+def test_conversion_keeps_flipped_labels_on_request(nnunet_folders: Path) -> None:
+    tree = lits.build(nnunet_folders)
+    report = convert("lits", [tree.place], Options(keep_ending=True), {"flip_check": "off", "plain_labels": True})
+    assert report.ok
+    assert report.counts == {"training": 5, "test": 2}
+    assert (report.folder / "imagesTr" / "liver_2_0000.nii").is_symlink()
