@@ -23,7 +23,7 @@ from typing import Any
 
 import measure
 
-from nnunet_ext.demo.folder import DATASET, copy_raw_data
+from nnunet_ext.demo.folder import DATA, DATASET
 from nnunet_ext.demo.steps import find_program
 from nnunet_ext.names import plans_name
 
@@ -44,7 +44,7 @@ def fill(folder: Path, data: Path | None) -> None:
     for name in FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
     if data is None:
-        copy_raw_data(folder / "nnUNet_raw", quick=False)
+        shutil.copytree(DATA / DATASET, folder / "nnUNet_raw" / DATASET)
         (folder / "nnUNet_preprocessed" / DATASET).mkdir()
         splits = folder / "nnUNet_raw" / DATASET / "splits_final.json"
         shutil.copyfile(splits, folder / "nnUNet_preprocessed" / DATASET / "splits_final.json")

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from nnunet_ext.demo import add_arguments, plan, steps
-from nnunet_ext.demo.folder import DATA, DATASET, MARKER, choose_cases, copy_raw_data, prepare_folder
+from nnunet_ext.demo.folder import DATA, DATASET, MARKER, TASK, choose_cases, make_download, prepare_folder
 from nnunet_ext.demo.pictures import cut, draw_case, draw_overlay, draw_training_curve, most_labelled
 from nnunet_ext.demo.results import case_dice, dice_table, lowest_median_highest, structures
 from nnunet_ext.demo.steps import Command, Step, run_step
@@ -58,6 +58,10 @@ def summary(dice: dict[str, tuple[float, float]]) -> dict[str, Any]:
     }
 
 
+def _loaded(path: Path) -> Any:
+    return nibabel.load(path)
+
+
 # ------------------------------------------------------------------------------------------------------- bundled data
 
 
@@ -88,30 +92,30 @@ def test_bundled_data_is_whole_small_and_licensed() -> None:
 
 def test_bundled_split_is_the_one_that_nnunet_makes() -> None:
     crossval = pytest.importorskip("nnunetv2.utilities.crossval_split")
-    splits, held_back = choose_cases(quick=False)
-    training = sorted({*splits[0]["train"], *splits[0]["val"]})
+    training, held_back = choose_cases(quick=False)
     assert not set(training) & set(held_back)
-    assert splits == [
+    assert json.loads((DATA / DATASET / "splits_final.json").read_text()) == [
         {part: [str(case) for case in cases] for part, cases in split.items()}
         for split in crossval.generate_crossval_split(training)
     ]
 
 
 @pytest.mark.parametrize(("quick", "counts"), [(False, (24, 8)), (True, (10, 2))])
-def test_raw_data_set_is_complete(tmp_path: Path, quick: bool, counts: tuple[int, int]) -> None:
-    assert copy_raw_data(tmp_path, quick) == counts
-    target = tmp_path / DATASET
-    for folder, count in zip(("imagesTr", "labelsTr", "imagesTs", "labelsTs"), np.repeat(counts, 2), strict=True):
-        files = list((target / folder).iterdir())
+def test_download_is_laid_out_as_the_decathlons(tmp_path: Path, quick: bool, counts: tuple[int, int]) -> None:
+    assert make_download(tmp_path, quick) == counts
+    task, bundled = tmp_path / "download" / TASK, DATA / DATASET
+    places = {"imagesTr": task, "labelsTr": task, "imagesTs": task, "labelsTs": tmp_path}
+    for (folder, place), count in zip(places.items(), np.repeat(counts, 2), strict=True):
+        files = list((place / ("references" if folder == "labelsTs" else folder)).iterdir())
         assert len(files) == count
-        assert all(file.read_bytes() == (DATA / DATASET / folder / file.name).read_bytes() for file in files)
-    assert json.loads((target / "dataset.json").read_text())["numTraining"] == counts[0]
-    assert (target / "README.md").is_file()  # licence and attribution go with the data
-    cases = {file.name[:-7] for file in (target / "labelsTr").iterdir()}
-    for split in json.loads((target / "splits_final.json").read_text())[:2]:
-        assert split["val"]
-        assert set(split["train"]) | set(split["val"]) == cases
-        assert not set(split["train"]) & set(split["val"])
+        for file in files:
+            ending = "_0000.nii.gz" if folder.startswith("images") else ".nii.gz"
+            assert file.read_bytes() == (bundled / folder / file.name.replace(".nii.gz", ending)).read_bytes()
+    description = json.loads((task / "dataset.json").read_text())
+    assert (description["numTraining"], description["numTest"]) == counts
+    assert description["labels"] == {"0": "background", "1": "Anterior", "2": "Posterior"}
+    assert (task / description["training"][0]["label"]).is_file()
+    assert (task / "README.md").is_file()  # licence and attribution go with the data
 
 
 # ------------------------------------------------------------------------------------------------------------- folder
@@ -155,14 +159,15 @@ def test_folder_that_is_a_file_or_under_a_file_is_refused(tmp_path: Path) -> Non
 
 
 def test_commands_are_stock_commands_with_names_that_exist(tmp_path: Path) -> None:
-    """Only nnU-Net's own commands; trainer and planner parse; what a step reads was written by one before it."""
+    """Between conversion and submission only nnU-Net's own commands; trainer and planner parse; what a step reads was written by one before."""
     from nnunet_ext.names import parse_planner, parse_trainer
 
     for settings in (plan.FULL, plan.QUICK):
         assert parse_trainer(settings.trainer) is not None
         made = plan.make_steps(settings, tmp_path, "cpu")
         commands = [command for step in made for command in step.commands]
-        assert all(command.arguments[0].startswith("nnUNetv2_") for command in commands)
+        own = [command.arguments[:3] for command in commands if not command.arguments[0].startswith("nnUNetv2_")]
+        assert own == [("nnunet-ext", "convert", "msd"), ("nnunet-ext", "submit", "msd")]
         assert len({command.label for command in commands}) == len(commands)
         assert sum("nnUNetv2_train" in command.arguments for command in commands) == 2
     assert parse_planner(plan.PLANNER) is not None
@@ -307,7 +312,8 @@ def test_overlay_and_curve_are_written(tmp_path: Path) -> None:
     _, held_back = choose_cases(quick=True)
     scores = summary({case: (0.5 + number / 4, 0.5) for number, case in enumerate(held_back)})
     names = structures(source / "dataset.json")
-    draw_overlay(tmp_path / "overlay.png", source, source / "labelsTs", scores, names, "title")
+    images, references = source / "imagesTs", source / "labelsTs"
+    draw_overlay(tmp_path / "overlay.png", images, references, references, scores, names, "title")
     (tmp_path / "log").write_text(LOG)
     draw_training_curve(tmp_path / "curve.png", {"fold 0": tmp_path / "log", "fold 1": tmp_path / "log"}, 20, "title")
     overlay, curve = (imread(tmp_path / name)[..., :3] for name in ("overlay.png", "curve.png"))
@@ -331,7 +337,7 @@ def test_options() -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.e2e
 def test_demo_goes_the_whole_way(tmp_path: Path) -> None:
-    """Stock console commands, from planning to the picture."""
+    """Console commands, from the download to the picture and the server's folder."""
     command = [sys.executable, "-m", "nnunet_ext", "demo", "--quick", "-o", str(tmp_path / "demo"), "-device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -347,6 +353,14 @@ def test_demo_goes_the_whole_way(tmp_path: Path) -> None:
     assert "Posterior" in (folder / "dice.txt").read_text()
     for name in ("overlay.png", "training_curve.png"):
         assert (folder / name).stat().st_size > 10_000
+    raw = folder / "nnUNet_raw" / DATASET
+    assert len(json.loads((raw / "conversion.json").read_text())["cases"]) == 12
+    predicted = sorted((folder / "predictions" / "ensemble").glob("*.nii.gz"))
+    for path in predicted:
+        sent, seen = (_loaded(file) for file in (folder / "submission" / TASK / path.name, path))
+        assert np.array_equal(sent.dataobj, seen.dataobj)
+        assert np.array_equal(sent.affine, seen.affine)
+    assert (folder / "submission.zip").is_file()
     assert len(read_epochs((folder / "logs" / "train_fold_1.log").read_text())) == plan.QUICK.epochs
 
 

@@ -1,8 +1,8 @@
-"""The demo: real MRI data through nnU-Net's stock commands, from planning to a picture of the result.
+"""The demo: real MRI data through nnU-Net's stock commands and ours, from the download to the server's folder.
 
-``nnunet-ext demo`` lays the bundled hippocampus data (``nnunet_ext/data``) out as nnU-Net raw data, prints and runs the
-commands that a user would type, and shows what came out. Nothing here reaches into nnU-Net: every step is a console
-command, listed in ``FOLDER/commands.sh`` as well, so that it can be repeated by hand.
+``nnunet-ext demo`` lays the bundled hippocampus data (``nnunet_ext/data``) out as the challenge's download, prints and
+runs the commands that a user would type, and shows what came out. Nothing here reaches into nnU-Net: every step is a
+console command, listed in ``FOLDER/commands.sh`` as well, so that it can be repeated by hand.
 
 Imported by the command line at every call, so nothing heavy is imported here.
 """

@@ -1,19 +1,24 @@
-"""The demo's folder: made, checked, and filled with the bundled data as nnU-Net raw data."""
+"""The demo's folder: made, checked, and filled with the bundled data in the layout of the Decathlon's download."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nnunet_ext
 from nnunet_ext.errors import UserError
 
 DATA = Path(nnunet_ext.__file__).parent / "data"
 DATASET = "Dataset004_Hippocampus"
+TASK = "Task04_Hippocampus"  # as the Medical Segmentation Decathlon calls it
 MARKER = ".nnunet_ext_demo"  # says that a folder is a demo's, so that the next demo may replace what is in it
-FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "predictions", "logs")
-FILES = ("commands.sh", "dice.txt", "overlay.png", "training_curve.png")
+FOLDERS = (
+    *("download", "references", "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "predictions", "submission"),
+    "logs",
+)
+FILES = ("submission.zip", "commands.sh", "dice.txt", "overlay.png", "training_curve.png")
 
 
 def prepare_folder(folder: Path) -> Path:
@@ -52,48 +57,59 @@ def prepare_folder(folder: Path) -> Path:
     return folder
 
 
-def choose_cases(quick: bool) -> tuple[list[dict[str, list[str]]], list[str]]:
+def choose_cases(quick: bool) -> tuple[list[str], list[str]]:
     """Which of the bundled cases to use.
 
     Args:
-        quick: ten training cases (two validate fold 0, two others fold 1) and two held-back ones, instead of all.
+        quick: ten training cases and two held-back ones, instead of all.
 
     Returns:
-        The splits (``splits_final.json``) and the names of the held-back cases.
+        The ids of the training cases and of the held-back cases, sorted.
     """
-    source = DATA / DATASET
-    splits: list[dict[str, list[str]]] = json.loads((source / "splits_final.json").read_text())
-    held_back = sorted(path.name.removesuffix(".nii.gz") for path in (source / "labelsTs").glob("*.nii.gz"))
-    if not quick:
-        return splits, held_back
-    validation = [splits[fold]["val"][:2] for fold in (0, 1)]
-    rest = [case for case in splits[0]["train"] if case not in splits[1]["val"]][:6]
-    keep = {*validation[0], *validation[1], *rest}
-    small = [{part: [case for case in cases if case in keep] for part, cases in split.items()} for split in splits[:2]]
-    return small, held_back[:2]
+    training, held_back = (
+        sorted(path.name.removesuffix(".nii.gz") for path in (DATA / DATASET / folder).glob("*.nii.gz"))
+        for folder in ("labelsTr", "labelsTs")
+    )
+    return (training[:10], held_back[:2]) if quick else (training, held_back)
 
 
-def copy_raw_data(raw: Path, quick: bool) -> tuple[int, int]:
-    """Copy the bundled data into an ``nnUNet_raw`` folder.
+def make_download(folder: Path, quick: bool) -> tuple[int, int]:
+    """Lay the bundled data out as the Decathlon's download has them, and the held-back references beside it.
 
     Args:
-        raw: the folder that ``nnUNet_raw`` will name.
+        folder: the demo's; ``download/Task04_Hippocampus`` and ``references`` are filled.
         quick: see `choose_cases`.
 
     Returns:
         How many training cases and how many held-back cases.
     """
-    source, target = DATA / DATASET, raw / DATASET
-    splits, held_back = choose_cases(quick)
-    training = sorted({*splits[0]["train"], *splits[0]["val"]})
-    for cases, tag in ((training, "Tr"), (held_back, "Ts")):
-        for kind, ending in (("images", "_0000.nii.gz"), ("labels", ".nii.gz")):
-            (target / f"{kind}{tag}").mkdir(parents=True)
-            for case in cases:
-                name = f"{kind}{tag}/{case}{ending}"
-                shutil.copyfile(source / name, target / name)
-    dataset = json.loads((source / "dataset.json").read_text())
-    (target / "dataset.json").write_text(json.dumps({**dataset, "numTraining": len(training)}, indent=1))
-    (target / "splits_final.json").write_text(json.dumps(splits, indent=1))
-    shutil.copyfile(source / "README.md", target / "README.md")
+    source, target = DATA / DATASET, folder / "download" / TASK
+    training, held_back = choose_cases(quick)
+    copies = [
+        *((f"imagesTr/{case}_0000.nii.gz", target / "imagesTr" / f"{case}.nii.gz") for case in training),
+        *((f"labelsTr/{case}.nii.gz", target / "labelsTr" / f"{case}.nii.gz") for case in training),
+        *((f"imagesTs/{case}_0000.nii.gz", target / "imagesTs" / f"{case}.nii.gz") for case in held_back),
+        *((f"labelsTs/{case}.nii.gz", folder / "references" / f"{case}.nii.gz") for case in held_back),
+        ("README.md", target / "README.md"),
+    ]
+    for name, copy in copies:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, copy)
+    description = json.loads((source / "dataset.json").read_text())
+    (target / "dataset.json").write_text(json.dumps(_as_decathlon(description, training, held_back), indent=1))
     return len(training), len(held_back)
+
+
+def _as_decathlon(description: dict[str, Any], training: list[str], held_back: list[str]) -> dict[str, Any]:
+    """nnU-Net's dataset.json in the Decathlon's form."""
+    kept = {key: description[key] for key in ("name", "description", "reference", "licence", "release")}
+    return {
+        **kept,
+        "tensorImageSize": "3D",
+        "modality": description["channel_names"],
+        "labels": {str(value): name for name, value in description["labels"].items()},
+        "numTraining": len(training),
+        "numTest": len(held_back),
+        "training": [{"image": f"./imagesTr/{c}.nii.gz", "label": f"./labelsTr/{c}.nii.gz"} for c in training],
+        "test": [f"./imagesTs/{case}.nii.gz" for case in held_back],
+    }

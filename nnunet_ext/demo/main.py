@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nnunet_ext.cores import usable_cores
-from nnunet_ext.demo.folder import DATASET, copy_raw_data, prepare_folder
+from nnunet_ext.demo.folder import DATASET, make_download, prepare_folder
 from nnunet_ext.demo.plan import FOLDS, FULL, MODELS, QUICK, Settings, export_lines, make_steps, script, variables
 from nnunet_ext.demo.results import CONVENTION, dice_table, read_summary, structures
 from nnunet_ext.demo.steps import clock, find_program, run_step, shell_lines
 
 
 def run_demo(folder: Path, quick: bool = False, device: str = "auto") -> Path:
-    """Plan, preprocess, train two folds, predict held-back cases, ensemble, evaluate and draw.
+    """Convert, plan, preprocess, train two folds, predict held-back cases, ensemble, evaluate, submit and draw.
 
     Args:
         folder: see `prepare_folder`.
@@ -34,7 +34,7 @@ def run_demo(folder: Path, quick: bool = False, device: str = "auto") -> Path:
     start = time.monotonic()
     settings = QUICK if quick else FULL
     folder = prepare_folder(folder)
-    training, held_back = copy_raw_data(folder / "nnUNet_raw", quick)
+    training, held_back = make_download(folder, quick)
     if device == "auto":
         device = _found_device()
     cores = usable_cores()
@@ -73,13 +73,22 @@ def report(folder: Path, settings: Settings) -> None:
     text = f"Dice of {held_back} held-back cases\n\n{dice_table(summaries, names)}\n\n{CONVENTION}\n"
     (folder / "dice.txt").write_text(text)
     print(f"\n{text}")
-    draw_overlay(folder / "overlay.png", raw, predictions / "ensemble", summaries["ensemble"], names, settings.trainer)
+    draw_overlay(
+        folder / "overlay.png",
+        raw / "imagesTs",
+        folder / "references",
+        predictions / "ensemble",
+        summaries["ensemble"],
+        names,
+        settings.trainer,
+    )
     logs = {f"fold {fold}": folder / "logs" / f"train_fold_{fold}.log" for fold in FOLDS}
     draw_training_curve(folder / "training_curve.png", logs, settings.iterations, settings.trainer)
     for label, path in (
         ("Image, reference and prediction", folder / "overlay.png"),
         ("Training curve", folder / "training_curve.png"),
         ("Predictions", predictions / "ensemble"),
+        ("Folder for the server", folder / "submission"),
         ("Trained model", folder / "nnUNet_results" / DATASET / settings.model),
         ("Commands", folder / "commands.sh"),
     ):

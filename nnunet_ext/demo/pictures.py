@@ -34,13 +34,20 @@ CREDIT = "Data: Medical Segmentation Decathlon, Task04 Hippocampus (arXiv:1902.0
 
 
 def draw_overlay(
-    path: Path, raw: Path, predictions: Path, summary: Mapping[str, Any], names: Mapping[str, str], title: str
+    path: Path,
+    images: Path,
+    references: Path,
+    predictions: Path,
+    summary: Mapping[str, Any],
+    names: Mapping[str, str],
+    title: str,
 ) -> None:
     """Draw the held-back cases with the lowest, the median and the highest Dice.
 
     Args:
         path: the PNG to write.
-        raw: the raw data set, with ``imagesTs`` and ``labelsTs``.
+        images: the folder of images, ``CASE_0000.nii.gz``.
+        references: the folder of their labels, ``CASE.nii.gz``.
         predictions: the folder of predicted segmentations.
         summary: their ``summary.json``.
         names: label to structure.
@@ -56,8 +63,8 @@ def draw_overlay(
     legend = figure.add_subfigure(grid[2, :])
     parts = [figure.add_subfigure(grid[1, column]) for column in range(len(chosen))]
     for part, case, word in zip(parts, chosen, words[: len(chosen)], strict=True):
-        image, spacing = _canonical(raw / "imagesTs" / f"{case}_0000.nii.gz")
-        reference, _ = _canonical(raw / "labelsTs" / f"{case}.nii.gz")
+        image, spacing = _canonical(images / f"{case}_0000.nii.gz")
+        reference, _ = _canonical(references / f"{case}.nii.gz")
         prediction, _ = _canonical(predictions / f"{case}.nii.gz")
         draw_case(part, image, reference, prediction, spacing, [int(label) for label in names])
         part.suptitle(f"{case}: Dice {dice[case]:.2f} ({word})", fontsize=12, y=0.97)

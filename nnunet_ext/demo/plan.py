@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_ext.demo.folder import DATASET
+from nnunet_ext.demo.folder import DATASET, TASK
 from nnunet_ext.demo.steps import Command, Step, scripts_folder, shell_lines
 
 PLANNER, PLANS = "SSHUNetPlanner_W8", "SSHUNetPlans_W8"
@@ -88,7 +88,7 @@ def make_steps(settings: Settings, folder: Path, device: str) -> list[Step]:
     """
     raw, predictions = folder / "nnUNet_raw" / DATASET, folder / "predictions"
     model = ("-tr", settings.trainer, "-p", PLANS)
-    planning = ("-d", "4", "-pl", PLANNER, "-c", CONFIGURATION, "-npfp", "1", "-np", "1", "--verify_dataset_integrity")
+    planning = ("-d", "4", "-pl", PLANNER, "-c", CONFIGURATION, "-npfp", "1", "-np", "1")
 
     def train(fold: int) -> Command:
         arguments = ("nnUNetv2_train", "4", CONFIGURATION, str(fold), *model, "-device", device, "--npz")
@@ -103,22 +103,27 @@ def make_steps(settings: Settings, folder: Path, device: str) -> list[Step]:
     def evaluate(name: str) -> Command:
         plans = folder / "nnUNet_preprocessed" / DATASET / f"{PLANS}.json"
         files = ("-djfile", str(raw / "dataset.json"), "-pfile", str(plans))
-        folders = (str(raw / "labelsTs"), str(predictions / name))
+        folders = (str(folder / "references"), str(predictions / name))
         return Command(f"evaluate_{name}", ("nnUNetv2_evaluate_folder", *folders, *files, "-np", "1"))
 
     members = tuple(str(predictions / f"fold_{fold}") for fold in FOLDS)
     ensemble = ("nnUNetv2_ensemble", "-i", *members, "-o", str(predictions / "ensemble"), "-np", "1")
+    convert = ("nnunet-ext", "convert", "msd", str(folder / "download" / TASK), "-np", "1")
+    server = ("-o", str(folder / "submission"), "--allow-incomplete")  # one task of the Decathlon's ten
+    submit = ("nnunet-ext", "submit", "msd", str(predictions / "ensemble"), "--raw", DATASET, *server)
     return [
+        Step("turn the download into nnU-Net's raw data", (Command("convert", convert),)),
         Step("plan and preprocess", (Command("plan_and_preprocess", ("nnUNetv2_plan_and_preprocess", *planning)),)),
         Step("train two of five folds", tuple(train(fold) for fold in FOLDS)),
         Step("predict the held-back cases with each fold", tuple(predict(fold) for fold in FOLDS)),
         Step("ensemble the two predictions", (Command("ensemble", ensemble),)),
         Step("compare with the reference", tuple(evaluate(name) for name in MODELS)),
+        Step("make the folder for the challenge's server", (Command("submit", submit),)),
     ]
 
 
 def script(exports: list[str], steps: list[Step]) -> str:
-    """``commands.sh``: everything that the demo runs on the data in ``nnUNet_raw``, for a POSIX shell."""
+    """``commands.sh``: everything that the demo runs on the data in ``download``, for a POSIX shell."""
     lines = ["#!/bin/sh", "set -e", *exports]
     for step in steps:
         lines += ["", f"# {step.title}", *shell_lines(step.commands)]
