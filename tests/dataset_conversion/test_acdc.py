@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from nnunetv2.dataset_conversion.Dataset027_ACDC import create_ACDC_split
 from trees import acdc
+from voxelwise import check
 
 from nnunet_ext.dataset_conversion.acdc import ACDC
 from nnunet_ext.dataset_conversion.cases import SPLIT_FILES, Case, Found
+from nnunet_ext.dataset_conversion.options import Options
+from nnunet_ext.dataset_conversion.run import convert
 from nnunet_ext.dataset_conversion.sources import open_download
 from nnunet_ext.errors import UserError
 
@@ -147,3 +150,20 @@ def test_layout_and_rules(tmp_path: Path) -> None:
     assert layout.labels == {"background": 0, "RV": 1, "MLV": 2, "LVC": 3}
     assert layout.channel_names == ("cineMRI",)
     assert ACDC().rules(found).label_map is None
+
+
+@pytest.mark.parametrize("form", ["new", "2017"])
+def test_conversion(nnunet_folders: Path, form: acdc.Form) -> None:
+    tree = acdc.build(nnunet_folders / "download", form=form)
+    report = convert("acdc", [tree.place], Options(splits=("nnunet",)))
+    check(report, tree, tested=tree.test if form == "new" else ())
+    record = json.loads((report.folder / "conversion.json").read_text())
+    assert record["cases"]["patient102_frame02"]["details"]["phase"] == "ES"
+    folds = json.loads((nnunet_folders / "nnUNet_preprocessed" / report.name / "splits_final.json").read_text())
+    assert folds == create_ACDC_split(str(report.folder / "labelsTr"))
+
+
+def test_conversion_of_uncompressed_files_in_an_archive(nnunet_folders: Path) -> None:
+    tree = acdc.build(nnunet_folders / "download", ending=".nii", folders=True)
+    archive = shutil.make_archive(str(nnunet_folders / "acdc"), "zip", tree.place)
+    check(convert("acdc", [archive], Options(splits=("cv",))), tree, tested=tree.test)

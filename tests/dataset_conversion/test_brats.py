@@ -6,13 +6,17 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from trees import brats2020, brats2021, brats_gli
-from trees.volumes import Tree
+from trees.volumes import Tree, save
+from voxelwise import check
 
 from nnunet_ext.dataset_conversion import converter_class
 from nnunet_ext.dataset_conversion.brats import BraTS
 from nnunet_ext.dataset_conversion.cases import SPLIT_FILES, Case, Found
+from nnunet_ext.dataset_conversion.options import Options
+from nnunet_ext.dataset_conversion.run import convert
 from nnunet_ext.dataset_conversion.sources import open_download
 from nnunet_ext.errors import UserError
 
@@ -247,3 +251,36 @@ def test_the_option() -> None:
     BraTS.add_arguments(parser.add_argument_group("brats"))
     assert vars(parser.parse_args([])) == {"regions": True}
     assert vars(parser.parse_args(["--no-regions"])) == {"regions": False}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_conversion(nnunet_folders: Path, key: str) -> None:
+    tree = _build(key, nnunet_folders / "download")
+    report = convert(key, [tree.place], Options(splits=("cv",)))
+    check(report, tree, _converter(key).label_map)
+    folds = json.loads((nnunet_folders / "nnUNet_preprocessed" / report.name / "splits_final.json").read_text())
+    for fold in folds:
+        patients = [{_converter(key).group(case) for case in fold[part]} for part in ("train", "val")]
+        assert not patients[0] & patients[1]
+
+
+def test_conversion_of_plain_labels_and_uncompressed_files(nnunet_folders: Path) -> None:
+    tree = brats2020.build(nnunet_folders / "download", ending=".nii")
+    report = convert("brats2020", [tree.place], Options(splits=("cv",)), {"regions": False})
+    check(report, tree, _converter("brats2020").label_map)
+    assert json.loads((report.folder / "dataset.json").read_text())["labels"]["enhancing tumor"] == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "hint"), [("brats2020", 3, "BraTS 2023"), ("brats2023gli", 4, "brats2024gli")]
+)
+def test_labels_of_another_year_are_named(nnunet_folders: Path, key: str, value: int, hint: str) -> None:
+    tree = _build(key, nnunet_folders / "download")
+    case = next(iter(tree.training))
+    path = next(tree.place.rglob(f"{case}{_converter(key).segmentation}.nii.gz"))
+    known = tree.training[case]
+    save(path, np.where(known.labels == known.labels.max(), value, known.labels).astype(np.uint8), known.affine)
+    report = convert(key, [tree.place], Options(splits=("cv",)))
+    (fault,) = report.faults
+    assert fault.case == case
+    assert hint in fault.reason

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from trees import msd
+from voxelwise import check
 
 from nnunet_ext.dataset_conversion.cases import SPLIT_FILES, Case, Found, Layout
 from nnunet_ext.dataset_conversion.msd import MSD
 from nnunet_ext.dataset_conversion.msd_tasks import TASKS
+from nnunet_ext.dataset_conversion.run import convert
 from nnunet_ext.dataset_conversion.sources import open_download
 from nnunet_ext.errors import UserError
 
@@ -219,3 +221,38 @@ def test_the_option() -> None:
     parser = argparse.ArgumentParser()
     MSD.add_arguments(parser.add_argument_group("msd"))
     assert vars(parser.parse_args(["--regions"])) == {"regions": True}
+
+
+@pytest.mark.parametrize("task", [1, 4, 9])
+def test_conversion(nnunet_folders: Path, task: int) -> None:
+    tree = msd.build(nnunet_folders / "download", task=task)
+    report = convert("msd", [tree.place])
+    assert report.name == f"Dataset{task:03d}_{TASKS[task - 1].name}"
+    check(report, tree)
+
+
+def test_conversion_to_regions(nnunet_folders: Path) -> None:
+    tree = msd.build(nnunet_folders / "download", task=1)
+    report = convert("msd", [tree.place], own={"regions": True})
+    check(report, tree)
+    assert json.loads((report.folder / "dataset.json").read_text())["regions_class_order"] == [1, 2, 3]
+
+
+def test_what_nnunet_converted_is_left_in_its_place(nnunet_folders: Path) -> None:
+    tree = msd.build(nnunet_folders / "nnUNet_raw", task=5, converted=True)
+    before = {path: path.read_bytes() for path in tree.place.rglob("*.nii.gz") if "labels" not in path.parent.name}
+    report = convert("msd", [tree.place])
+    assert report.folder == tree.place
+    check(report, tree)
+    assert {path: path.read_bytes() for path in before} == before
+    assert not any(path.is_symlink() for path in tree.place.rglob("*"))
+    assert (nnunet_folders / "nnUNet_preprocessed" / report.name / "splits_final.json").is_file()
+    convert("msd", [tree.place])  # the label of floats is a label of integers now
+    assert convert("msd", [tree.place]).skipped == len(tree.training) + len(tree.test)
+
+
+def test_what_nnunet_converted_elsewhere_is_linked(nnunet_folders: Path) -> None:
+    tree = msd.build(nnunet_folders / "download", task=1, converted=True)
+    report = convert("msd", [tree.place])
+    check(report, tree)
+    assert (report.folder / "imagesTr" / "BRATS_001_0003.nii.gz").is_symlink()

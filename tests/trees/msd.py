@@ -1,4 +1,4 @@
-"""A task of the Decathlon: ids with gaps, files of macOS, a label of floats, stale counters; before and after nnU-Net."""
+"""A task of the Decathlon: ids with gaps, files of macOS, a label of floats, stale counters; also once converted."""
 
 from __future__ import annotations
 
