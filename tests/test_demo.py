@@ -159,7 +159,7 @@ def test_folder_that_is_a_file_or_under_a_file_is_refused(tmp_path: Path) -> Non
 
 
 def test_commands_are_stock_commands_with_names_that_exist(tmp_path: Path) -> None:
-    """Between conversion and submission only nnU-Net's own commands; trainer and planner parse; what a step reads was written by one before."""
+    """Only nnU-Net's commands between conversion and submission; trainer and planner parse; labels are unique."""
     from nnunet_ext.names import parse_planner, parse_trainer
 
     for settings in (plan.FULL, plan.QUICK):
