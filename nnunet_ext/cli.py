@@ -27,6 +27,7 @@ VERBS = {
     "predict-volume": "predict at the images' own resolution or any other by an OSS-Net, in bounded memory",
     "redundancy": "show how much alike the channels of a trained model's feature maps are, stage by stage",
     "mesh": "surfaces of classes and regions of a label map, of probabilities or of a trained OSS-Net",
+    "submit": "make of predictions what a challenge's server takes, or check such a folder or zip",
     "demo": "plan, train, predict and evaluate on bundled MRI data by stock nnU-Net commands",
 }
 
@@ -106,6 +107,7 @@ _MODULES = {
     "predict-volume": "nnunet_ext.inference.predict_volume_command",
     "redundancy": "nnunet_ext.inference.redundancy_command",
     "mesh": "nnunet_ext.inference.mesh_command",
+    "submit": "nnunet_ext.submission.command",
     "demo": "nnunet_ext.demo",
 }
 

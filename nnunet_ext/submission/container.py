@@ -1,0 +1,193 @@
+"""A Dockerfile and entry script around a trained model, for challenges that run containers (AMOS22, FLARE22)."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shlex
+import shutil
+import uuid
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from nnunet_ext.errors import UserError
+from nnunet_ext.submission.challenges import Challenge
+from nnunet_ext.submission.model_files import Model, find_model
+from nnunet_ext.submission.servers import challenge_named
+
+LIGHT = " -step_size 0.7 --disable_tta"
+MARK = "# Written by nnunet-ext submit --container."
+_TEMPLATES = Path(__file__).parent / "templates"
+_ONE_AT_A_TIME = """\
+    mkdir -p "$work/in"
+    ln -s "$(cd "$inputs" && pwd)/$name" "$work/in/${case}_0000.nii.gz"
+    predict"""
+_COLLECT = """\
+    mkdir -p "$work/in"
+    ln -s "$(cd "$inputs" && pwd)/$name" "$work/in/${case}_0000.nii.gz\""""
+_PACKAGE = """\
+# The model's trainer and network are nnunet_ext's; nnU-Net finds them in nnUNet_extTrainer.
+COPY nnunet_ext /workspace/python/nnunet_ext
+ENV PYTHONPATH=/workspace/python nnUNet_extTrainer=/workspace/python/nnunet_ext/_discovery
+"""
+
+
+def write_container(
+    challenge: str,
+    model: Path | str,
+    output: Path | str,
+    *,
+    folds: Sequence[str] | None = None,
+    checkpoint: str = "checkpoint_final.pth",
+    light: bool = False,
+    overwrite: bool = False,
+) -> list[str]:
+    """Write a folder that `docker build` makes a container of; all or nothing.
+
+    Args:
+        challenge: "amos_ct", "amos_ctmr" or "flare22".
+        model: a trained model's folder, TRAINER__PLANS__CONFIGURATION.
+        output: the folder.
+        folds: which are averaged; None: all that were trained.
+        checkpoint: the file's name in each fold.
+        light: predict without mirroring, and in steps of 0.7 windows.
+        overwrite: replace an earlier container.
+
+    Returns:
+        What is in it, one line each.
+
+    Raises:
+        UserError: the challenge takes none, the model does not fit, or the folder exists.
+        OSError: the disk is full; nothing was written.
+    """
+    server = challenge_named(challenge)
+    if not server.container:
+        raise UserError(f"{server.key} takes no container that could be made here")
+    found = find_model(server, Path(model), folds, checkpoint)
+    target = Path(output).expanduser().absolute()
+    if target.name.endswith(".zip"):
+        raise UserError("-o takes a folder for a container")
+    _check_target(target, overwrite)
+    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    aside = unfinished.with_name(f"{unfinished.name}.old")
+    try:
+        unfinished.mkdir(parents=True)
+        lines = _fill(unfinished, server, found, light)
+        if target.exists():
+            target.rename(aside)
+        unfinished.rename(target)
+    except BaseException:
+        if aside.exists() and not target.exists():
+            aside.rename(target)
+        raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
+    return lines
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    dockerfile = target / "Dockerfile"
+    ours = dockerfile.is_file() and dockerfile.read_text(encoding="utf-8", errors="replace").startswith(MARK)
+    if not overwrite or not ours:
+        reason = "add --overwrite to replace it" if ours else "it is no container that an earlier submit wrote"
+        raise UserError(f"{target} exists: choose another -o; {reason}")
+
+
+def _fill(folder: Path, challenge: Challenge, model: Model, light: bool) -> list[str]:
+    flare = challenge.key == "flare22"
+    model.copy(folder / "model")
+    if model.needs_package:
+        _copy_package(folder / "nnunet_ext")
+    torch = _installed("torch")
+    fields = {
+        "TITLE": challenge.title.partition(",")[0],
+        "NNUNET": _installed("nnunetv2"),
+        "TRAINER": model.folder.name,
+        "PYTHON": ".".join(platform.python_version_tuple()[:2]),
+        "TORCH": _torch_line(torch),
+        "EXTRA": _PACKAGE if model.needs_package else "",
+        "ENTRY": 'CMD ["sh", "predict.sh"]',
+        "INPUTS": "/workspace/inputs" if flare else "/input",
+        "OUTPUTS": "/workspace/outputs" if flare else "/output",
+        "FOLDS": shlex.join(model.folds),
+        "CHECKPOINT": shlex.quote(model.checkpoint),
+        "OPTIONS": LIGHT if light else "",
+        "CASE": _ONE_AT_A_TIME if flare else _COLLECT,
+        "ALL": "" if flare else "predict\n",
+        "SETTINGS": f"Model: {model.folder.name}, folds {' '.join(model.folds)}, {model.checkpoint}; "
+        f"nnunetv2 {_installed('nnunetv2')}, torch {torch}{'; light prediction' if light else ''}.",
+    }
+    texts = {
+        "Dockerfile": f"{MARK}\n{_filled('Dockerfile', fields)}",
+        "predict.sh": _filled("predict.sh", fields),
+        "README.md": _filled("README.flare22.md" if flare else "README.amos.md", fields),
+        "requirements.txt": "".join(f"{line}\n" for line in _requirements(model.needs_package)),
+        ".dockerignore": "inputs\noutputs\ninput\noutput\n*.tar.gz\n",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "predict.sh").chmod(0o755)
+    package = (
+        ["nnunet_ext/      this package, as the model's trainer or network is in it"] if model.needs_package else []
+    )
+    stock = model.needs_package or model.trainer.startswith("nnUNet")
+    foreign = (
+        f"MISSING: the trainer {model.trainer}, which is neither nnU-Net's nor this package's: add it to the image"
+    )
+    return [
+        "Dockerfile, requirements.txt, predict.sh, README.md",
+        f"model/           {model.folder.name}, folds {' '.join(model.folds)}",
+        *package,
+        *([] if stock else [foreign]),
+    ]
+
+
+def _filled(template: str, fields: dict[str, str]) -> str:
+    text = (_TEMPLATES / template).read_text(encoding="utf-8")
+    return re.sub(r"@([A-Z]+)@", lambda match: fields.get(match[1], match[0]), text)
+
+
+def _copy_package(target: Path) -> None:
+    import nnunet_ext
+
+    source = Path(nnunet_ext.__file__).parent
+    passed_over = shutil.ignore_patterns("__pycache__", "*.pyc", "data", "demo", "splits", "templates")
+    shutil.copytree(source, target, ignore=passed_over)
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError as error:
+        raise UserError(f"{name} is not installed here: its version is written into the container") from error
+
+
+def _torch_line(torch: str) -> str:
+    """The installed torch from where its variant is; one for CPUs only becomes PyPI's, which knows GPUs."""
+    number, _, variant = torch.partition("+")
+    if re.fullmatch(r"cu\d+", variant):
+        index = f"https://download.pytorch.org/whl/{variant}"
+        return f"RUN pip install --no-cache-dir torch=={torch} --extra-index-url {index}"
+    return f"RUN pip install --no-cache-dir torch=={number}"
+
+
+def _requirements(package: bool) -> list[str]:
+    """Pinned: nnU-Net, and what it and this package import."""
+    names = {"nnunetv2"}
+    for owner in ("nnunetv2", "nnunet-ext") if package else ("nnunetv2",):
+        try:
+            stated = requires(owner) or []
+        except PackageNotFoundError:
+            continue
+        names |= {re.split(r"[^A-Za-z0-9._-]", line)[0].lower() for line in stated if "extra ==" not in line}
+    pinned = []
+    for name in sorted(names - {"torch"}):
+        try:
+            pinned.append(f"{name}=={version(name)}")
+        except PackageNotFoundError:  # for another version of Python, say
+            continue
+    return pinned

@@ -1,0 +1,195 @@
+"""Predictions become what a challenge's server takes: all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from nnunet_ext import __version__
+from nnunet_ext.errors import UserError
+from nnunet_ext.submission.archive import Output, sha256_of, write_json, write_zip
+from nnunet_ext.submission.challenges import Challenge
+from nnunet_ext.submission.checking import Checked, Progress, check_place
+from nnunet_ext.submission.places import opened
+from nnunet_ext.submission.planning import Item, Plan, make_plan
+from nnunet_ext.submission.problems import Problem, RefusedError, without_excused
+from nnunet_ext.submission.servers import challenge_named
+from nnunet_ext.submission.writing import Written, write_item
+from nnunet_ext.versions import installed_nnunet
+
+Places = Sequence[Path | str] | Path | str
+
+
+def submit(
+    challenge: str,
+    predictions: Places,
+    raw: Places,
+    output: Path | str,
+    *,
+    allow_incomplete: bool = False,
+    name_template: str | None = None,
+    labels: Iterable[int] | None = None,
+    fill_empty: Places = (),
+    overwrite: bool = False,
+    processes: int = 1,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write a submission: a folder, as the server unpacks it, and its zip; or the zip alone.
+
+    Everything is checked first, written beside the output, read again and checked by the code of `check`, and renamed.
+
+    Args:
+        challenge: a name as on the command line.
+        predictions: the folder that nnU-Net predicted into; for MSD one a task.
+        raw: path, name or number of the raw data set, which `nnunet-ext convert` made; one for each of `predictions`.
+        output: a folder, or a file that ends with .zip.
+        allow_incomplete: cases may be missing; whatever is wrong otherwise is still refused.
+        name_template: of the files' names, in place of the challenge's, such as ``label{num:04d}.nii.gz``.
+        labels: values that the server takes, in place of the challenge's.
+        fill_empty: folders of MSD tasks that get label maps of background only.
+        overwrite: replace what an earlier submit wrote.
+        processes: cases at a time.
+        progress: shows how far it is.
+
+    Returns:
+        The report, which is also written beside the output: JSON values, no path but those given.
+
+    Raises:
+        RefusedError: with all that is wrong; nothing was written.
+        UserError: the arguments cannot be used, or the output may not be replaced.
+        OSError: the disk is full; nothing was written.
+    """
+    labels = None if labels is None else frozenset(labels)
+    server = challenge_named(challenge)
+    pairs = _pairs(server, _several(predictions), _several(raw))
+    if _several(fill_empty) and server.key != "msd":
+        raise UserError(f"--fill-empty is for the tasks of msd; {server.key} has none")
+    target = Output(output)
+    target.check(overwrite)
+    plan = make_plan(server, pairs, name_template=name_template, labels=labels, fill_empty=_several(fill_empty))
+    wrong = without_excused(plan.problems, allow_incomplete)
+    if wrong or not plan.items:
+        written = _write_all(plan.items, None, processes, progress)
+        raise _refused(plan, [*wrong, *_problems(written)])
+    with target.unfinished() as workshop:
+        tree = workshop / "tree"
+        written = _write_all(plan.items, tree, processes, progress)
+        if found := _problems(written):
+            raise _refused(plan, found)
+        archive = workshop / "upload.zip"
+        write_zip(archive, tree, [item.path for item in plan.items])
+        with opened(archive) as place:
+            again = check_place(
+                place, server, plan.expected, labels, allow_incomplete=allow_incomplete, processes=processes
+            )
+        if again.problems:
+            raise _refused(plan, again.problems)
+        report = _report(plan, written, tree, archive, again, target)
+        record = workshop / "record.json"
+        write_json(record, report)
+        made = {target.record: record, target.zip: archive, **({target.folder: tree} if target.folder else {})}
+        aside = workshop / "aside"
+        aside.mkdir()
+        target.move_in(made, aside)
+    return report
+
+
+def _several(given: Places) -> list[Path | str]:
+    return [given] if isinstance(given, str | Path) else list(given)
+
+
+def _pairs(
+    challenge: Challenge, predictions: Sequence[Path | str], raws: Sequence[Path | str]
+) -> list[tuple[Path | str, Path | str]]:
+    if not predictions or len(predictions) != len(raws):
+        raise UserError(
+            f"{len(predictions)} folder(s) of predictions and {len(raws)} --raw: give one data set for each folder, in "
+            "the same order"
+        )
+    if len(predictions) > 1 and len(challenge.sections) == 1:
+        raise UserError(f"{challenge.key} takes one folder of predictions, got {len(predictions)}")
+    return list(zip(predictions, raws, strict=True))
+
+
+def _write_all(items: Sequence[Item], folder: Path | None, processes: int, progress: Progress | None) -> list[Written]:
+    """Write in threads: compression and decompression, which take the time, run beside each other."""
+    pool = ThreadPoolExecutor(max(1, processes))
+    try:
+        results: Iterable[Written] = pool.map(lambda item: write_item(item, folder), items)
+        return list(results if progress is None else progress(results, len(items)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _problems(written: Sequence[Written]) -> list[Problem]:
+    return [problem for done in written for problem in done.problems]
+
+
+def _refused(plan: Plan, problems: Sequence[Problem]) -> RefusedError:
+    if not problems:
+        return RefusedError(
+            f"{plan.challenge.key}: refused, nothing was written: there is no prediction of any of its cases.",
+            plan.problems,
+        )
+    missing = sum(problem.kind == "missing" for problem in problems)
+    hint = " --allow-incomplete leaves out missing cases." if missing == len(problems) else ""
+    count = f"{len(problems)} thing{'s' * (len(problems) > 1)}"
+    return RefusedError(
+        f"{plan.challenge.key}: refused, nothing was written. Wrong {'are' if len(problems) > 1 else 'is'} {count}:"
+        f"{hint}",
+        problems,
+    )
+
+
+def _report(
+    plan: Plan, written: Sequence[Written], tree: Path, archive: Path, again: Checked, target: Output
+) -> dict[str, Any]:
+    files = {
+        done.item.path: {
+            "case": done.item.case.id,
+            "prediction": None if done.item.prediction is None else done.item.prediction.name,
+            "bytes": (tree / done.item.path).stat().st_size,
+            "sha256": sha256_of(tree / done.item.path),
+            "values": {str(value): number for value, number in done.values.items()} or _all_background(done.item),
+        }
+        for done in sorted(written, key=lambda done: done.item.path)
+    }
+    excused = [problem.as_dict() for problem in plan.problems]
+    return {
+        "format": 1,
+        "challenge": plan.challenge.key,
+        "complete": not excused,
+        "missing": excused,
+        "notices": [*plan.notices, *again.notices, *_foreground_notices(written)],
+        "files": files,
+        "zip": {"name": target.zip.name, "bytes": archive.stat().st_size, "sha256": sha256_of(archive)},
+        "folder": None if target.folder is None else target.folder.name,
+        "labels": {folder: {str(v): name for v, name in names.items()} for folder, names in plan.names.items()},
+        "versions": {
+            "nnunet_ext": __version__,
+            "nnunetv2": installed_nnunet(),
+            "nibabel": nibabel.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def _all_background(item: Item) -> dict[str, int]:
+    x, y, z = item.case.written.shape
+    return {"0": x * y * z}
+
+
+def _foreground_notices(written: Sequence[Written]) -> list[str]:
+    """What an overlooked failure of a model would look like."""
+    predicted = [done for done in written if done.item.prediction is not None]
+    empty = [done.item.path for done in predicted if not any(done.values.get(v) for v in done.values if v)]
+    if not empty:
+        return []
+    if len(empty) == len(predicted):
+        return ["ALL PREDICTIONS ARE BACKGROUND ONLY: is that the right folder?"]
+    return [f"{len(empty)} of {len(predicted)} predictions are background only: {', '.join(empty[:5])}"]
