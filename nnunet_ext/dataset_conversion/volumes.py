@@ -112,8 +112,11 @@ def _parse_header(stream: Any) -> Any:
     if len(start) < 4:
         raise EOFError("no header")
     stream.seek(0)
-    kind = nibabel.Nifti2Header if 540 in (int.from_bytes(start, order) for order in ("little", "big")) else None
-    header = (kind or nibabel.Nifti1Header).from_fileobj(stream, check=False)
+    sizes = {int.from_bytes(start, "little"), int.from_bytes(start, "big")}
+    if not sizes & {348, 540}:  # of the header, NIfTI's first entry
+        raise ValueError(f"it begins with {start!r}")
+    kind = nibabel.Nifti2Header if 540 in sizes else nibabel.Nifti1Header
+    header = kind.from_fileobj(stream, check=False)
     if not header["magic"].item().startswith(b"n+"):
         raise ValueError("it has not the magic number of a single-file NIfTI image")
     return header
