@@ -105,6 +105,9 @@ def convert_case(job: Job) -> dict[str, Any]:
         notices = list(job.case.notices)
         images = _plan_images(job, notices)
         label = _plan_label(job, images, notices)
+        for file in (*images, label) if job.reorient else ():
+            if file is not None:  # all by the image's axes: a label's header may have been wrong
+                _turn(file, volumes.turn_to(file.grid[1], "RAS"))
         label_values = None if label is None else _check_label(job, label, notices)
         _check_images(job, images, label, notices)
         with files.Outputs(job.target) as outputs:
@@ -138,8 +141,6 @@ def _plan_images(job: Job, notices: list[str]) -> list[Planned]:
     ]
     for image in planned:
         _read_header(image, channels, notices)
-        if job.reorient:
-            _turn(image, volumes.turn_to(image.grid[1], "RAS"))
         if image is not planned[0]:
             _agree(image, planned[0], job, notices)
     return planned
@@ -245,8 +246,6 @@ def _plan_label(job: Job, images: list[Planned], notices: list[str]) -> Planned 
         return None
     label = Planned(job.case.label, f"{FOLDERS[job.case.part][1]}/{job.case.id}{job.ending}")
     _read_header(label, 1, notices)
-    if job.reorient:
-        _turn(label, volumes.turn_to(label.grid[1], "RAS"))
     _agree(label, images[0], job, notices)
     return label
 
