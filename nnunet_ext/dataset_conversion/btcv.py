@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from nnunet_ext.dataset_conversion.base import Converter
@@ -15,6 +16,7 @@ from nnunet_ext.dataset_conversion.cases import Case, Fault, Found, Layout, Rule
 from nnunet_ext.dataset_conversion.one_channel import Claims, in_folder, one_channel_cases, tells
 from nnunet_ext.dataset_conversion.sources import Download, SourceFile
 from nnunet_ext.dataset_conversion.sshunet_folds import sshunet_5fold, sshunet_lists
+from nnunet_ext.dataset_conversion.transunet_slices import LOOKS_LIKE, find_slices
 from nnunet_ext.errors import UserError
 
 ORGANS = (
@@ -68,7 +70,8 @@ class _Abdomen(Converter):
     skip = r"Reg-(Training|Testing).*"
     expected: ClassVar[Mapping[str, int]] = {"training": 30, "test": 20}
 
-    def __init__(self, labels: int = 13, label_order: str | None = None) -> None:
+    def __init__(self, labels: int | None = None, label_order: str | None = None) -> None:
+        labels = 13 if labels is None else labels
         if labels not in (8, 13):
             raise UserError(f"{self.key}: --labels {labels}: there are 13 organs; the papers' subset has 8.")
         order = label_order or ("transunet" if labels == 8 else "btcv")
@@ -83,7 +86,7 @@ class _Abdomen(Converter):
     def add_arguments(cls, parser: argparse._ArgumentGroup) -> None:
         """Add the choice of organs."""
         parser.add_argument(
-            "--labels", type=int, choices=(8, 13), default=13, help="13 organs, or the 8 that TransUNet's line reports"
+            "--labels", type=int, choices=(8, 13), help="13 organs (default), or the 8 that TransUNet's line reports"
         )
         parser.add_argument(
             "--label-order",
@@ -166,13 +169,71 @@ class _Abdomen(Converter):
 
 
 class Synapse(_Abdomen):
-    """BTCV as TransUNet, nnFormer and UNETR++ use it: 18 cases for training, 12 for the test."""
+    """BTCV as TransUNet, nnFormer and UNETR++ use it: 18 cases for training, 12 for the test.
+
+    Args:
+        labels: see `_Abdomen`.
+        label_order: see `_Abdomen`.
+        from_transunet: the download is TransUNet's copy in slices, with 8 organs and intensities from 0 to 1.
+
+    Raises:
+        UserError: other values.
+    """
 
     key = "synapse"
     number = 802
     name = "Synapse"
     summary = "BTCV abdominal CT, 13 organs (--labels 8: TransUNet's 8), split 18/12 of TransUNet, nnFormer, UNETR++"
     published_splits = ("synapse_transunet", "unetrpp_synapse")
+
+    def __init__(self, labels: int | None = None, label_order: str | None = None, from_transunet: bool = False) -> None:
+        if from_transunet and labels == 13:
+            raise UserError("synapse: TransUNet's slices hold 8 organs: --from-transunet goes without --labels 13.")
+        super().__init__(labels=8 if from_transunet else labels, label_order=label_order)
+        self.from_transunet = from_transunet
+
+    @classmethod
+    def add_arguments(cls, parser: argparse._ArgumentGroup) -> None:
+        """Add the choice of organs and of the download."""
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--from-transunet",
+            action="store_true",
+            help="the download is TransUNet's copy: train_npz and test_vol_h5, 8 organs, intensities scaled to 0 to 1, "
+            "spacings lost",
+        )
+
+    def default_name(self, download: Download) -> str:
+        """Other organs or other intensities are another data set."""
+        return f"{self.name}TransUNet" if self.from_transunet else super().default_name(download)
+
+    def find(self, download: Download) -> Found:
+        """Find the volumes, or TransUNet's slices.
+
+        Raises:
+            UserError: no such files.
+        """
+        if not self.from_transunet:
+            return super().find(download)
+        cases, faults = find_slices(download)
+        if not cases and not faults:
+            raise UserError(f"{self.nothing_found(download)} With --from-transunet: {LOOKS_LIKE}")
+        return Found(cases, faults)
+
+    def layout(self, found: Found) -> Layout:
+        """CT; TransUNet's intensities are no Hounsfield units any more, so nnU-Net must not take them for CT."""
+        layout = super().layout(found)
+        return replace(layout, channel_names=("CT from 0 to 1",)) if self.from_transunet else layout
+
+    def rules(self, found: Found) -> Rules:
+        """See `_Abdomen`; TransUNet's slices have its 8 values already."""
+        rules = super().rules(found)
+        if not self.from_transunet:
+            return rules
+        wanted = {organ: place for place, organ in enumerate(self._organs(), 1)}
+        stored = {place: wanted[organ] for place, organ in enumerate(EIGHT_ORGANS["transunet"], 1)}
+        hint = "TransUNet's slices have the values 0 to 8; slices of all 13 organs can't be converted."
+        return replace(rules, label_map={0: 0} | stored, value_hints=dict.fromkeys(range(9, 14), hint), ct=False)
 
 
 class BTCV(_Abdomen):
