@@ -129,15 +129,15 @@ class Generic(FromFiles):
 
     def _by_pattern(self, download: Download) -> tuple[list[Case], list[Fault], list[str]]:
         matched = {name: _fits(name, pattern, download) for name, pattern in self.patterns.items()}
-        tokens, notices = self._channels([*matched.get("images", ()), *matched.get("test-images", ())])
         references = {match.file for name in ("labels", "test-labels") for match in matched.get(name, ())}
+        for name in ("images", "test-images"):
+            matched[name] = [match for match in matched.get(name, ()) if match.file not in references]
+        tokens, notices = self._channels([*matched["images"], *matched["test-images"]])
         cases: dict[str, Case] = {}
         faults: list[Fault] = []
         sides: tuple[tuple[str, Part], ...] = (("", "training"), ("test-", "test"))
         for side, part in sides:
-            images = [match for match in matched.get(f"{side}images", ()) if match.file not in references]
-            labels = matched.get(f"{side}labels")
-            for case in self._paired(images, labels, tokens, part, faults):
+            for case in self._paired(matched[f"{side}images"], matched.get(f"{side}labels"), tokens, part, faults):
                 if case.id in cases:
                     faults.append(Fault(case.id, "duplicate id: it is a training case and a test case."))
                 cases.setdefault(case.id, case)

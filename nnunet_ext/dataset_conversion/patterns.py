@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from nnunet_ext.dataset_conversion.sources import Download, SourceFile
+from nnunet_ext.dataset_conversion.sources import IMAGE_ENDINGS, Download, SourceFile
 from nnunet_ext.errors import UserError
 
 CHANNEL = "channel"
@@ -63,7 +63,9 @@ def compile_pattern(option: str, text: str, tokens: Sequence[str] = ()) -> Patte
         UserError: it has no ``{id}`` or other placeholder for the case.
     """
     parts, seen = [], []
-    for match in _PLACEHOLDER.finditer(text.replace("\\", "/").removeprefix("./").lstrip("/")):
+    clean = text.replace("\\", "/").removeprefix("./").lstrip("/")
+    any_ending = clean.endswith("}.*")  # of an image: the id of a.nii.gz is a
+    for match in _PLACEHOLDER.finditer(clean.removesuffix(".*") if any_ending else clean):
         name, folders, star, question, literal = match.groups()
         if name in seen:
             parts.append(f"(?P={name})")
@@ -77,6 +79,8 @@ def compile_pattern(option: str, text: str, tokens: Sequence[str] = ()) -> Patte
             parts.append("[^/]*" if star else "[^/]" if question else re.escape(literal))
         if name and name not in seen:
             seen.append(name)
+    if any_ending:
+        parts.append(f"(?:{'|'.join(map(re.escape, IMAGE_ENDINGS))})")
     fields = tuple(name for name in seen if name != CHANNEL)
     if not fields or any(name[0].isdigit() for name in seen):
         raise UserError(
