@@ -165,7 +165,6 @@ def test_conversion_keeps_flipped_labels_on_request(nnunet_folders: Path) -> Non
     assert (report.folder / "imagesTr" / "liver_2_0000.nii").is_symlink()
 
 
-@pytest.mark.xfail(strict=True, reason="labels are turned by their own, wrong header before they get the image's")
 def test_conversion_to_one_orientation(nnunet_folders: Path) -> None:
     """Files that are written in RAS keep image and label together, also where the label's header is wrong."""
     tree = lits.build(nnunet_folders)
