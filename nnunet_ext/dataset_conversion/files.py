@@ -15,7 +15,7 @@ from nnunet_ext.dataset_conversion.sources import SourceFile, ending_of
 
 MARK = ".unfinished-"
 """Part of the names of files that are being written: ``.NAME.unfinished-PID``."""
-FIRST = 1 << 20
+FIRST = 1 << 16
 """Bytes of the short checksum."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says when there is no room left on the disk or in the user's share of it."""
@@ -116,7 +116,7 @@ def whole_checksum(file: SourceFile, content: bytes | None = None) -> str:
 
 
 def short_checksum(file: SourceFile) -> str:
-    """SHA-256 of the first MiB."""
+    """SHA-256 of the first 64 KiB."""
     with file.open() as stream:
         return hashlib.sha256(stream.read(FIRST)).hexdigest()
 
@@ -131,11 +131,11 @@ def entry(
         name: in the data set's folder.
         action: "link", "copy", "write", or "keep" where it already lay there.
         changes: that made it necessary to write it.
-        short: only the first MiB is summed up, if no checksum is given.
+        short: only the first 64 KiB are summed up, if no checksum is given.
         checksum: of the whole source, if it is known.
     """
     if checksum is None and short:
-        summed = {"sha256_of_first_mib": short_checksum(file)}
+        summed = {"sha256_of_first_64_kib": short_checksum(file)}
     else:
         summed = {"sha256": checksum or whole_checksum(file)}
     return {

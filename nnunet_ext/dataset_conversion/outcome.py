@@ -133,7 +133,7 @@ def repeated_content(done: Mapping[str, Mapping[str, Any]]) -> list[str]:
     cases: dict[str, list[str]] = {}
     for case, entry in done.items():
         first = entry["images"][0]
-        content = f"{first['size']} {first.get('sha256') or first.get('sha256_of_first_mib')}"
+        content = f"{first['size']} {first.get('sha256') or first.get('sha256_of_first_64_kib')}"
         cases.setdefault(content, []).append(case)
     return [f"{' and '.join(same)} have the same image: one patient twice?" for same in cases.values() if len(same) > 1]
 
@@ -155,7 +155,7 @@ def stale_preprocessing(name: str, earlier: Mapping[str, Any], done: Mapping[str
 
 def _content(entry: Mapping[str, Any]) -> list[Any]:
     return [entry["part"]] + [
-        [file["file"], file.get("sha256") or file.get("sha256_of_first_mib"), file["changes"]]
+        [file["file"], file.get("sha256") or file.get("sha256_of_first_64_kib"), file["changes"]]
         for file in files_of(entry)
     ]
 

@@ -27,7 +27,7 @@ from nnunet_ext.dataset_conversion.outcome import (
 from nnunet_ext.dataset_conversion.partition import Partition
 from nnunet_ext.dataset_conversion.pool import Result, results
 from nnunet_ext.dataset_conversion.sources import Download, open_download
-from nnunet_ext.dataset_conversion.state import State, locked
+from nnunet_ext.dataset_conversion.state import State, locked, settings_of
 from nnunet_ext.dataset_conversion.target import check_number, dataset_name, lies_within, nnunet_folder
 from nnunet_ext.dataset_conversion.work import Job
 from nnunet_ext.errors import UserError
@@ -167,22 +167,12 @@ class _Task:
 
     def jobs(self) -> list[Job]:
         """What is to be done, one job a case."""
-        options = self.options
-        return [
-            Job(
-                case,
-                self.folder,
-                self.layout.file_ending,
-                self.rules,
-                self.layout.values(),
-                options.mode,
-                options.check,
-                options.fix_nan,
-                self.reorient_files,
-                options.copy_geometry,
-            )
-            for case in self.cases()
-        ]
+        options, values = self.options, self.layout.values()
+        how = (options.mode, options.check, options.fix_nan, self.reorient_files, options.copy_geometry)
+        ending, rules = self.layout.file_ending, self.rules
+        name = None if rules.inspect is None else rules.inspect.__qualname__
+        settings = settings_of(ending, replace(rules, inspect=None), name, sorted(values), how)
+        return [Job(case, self.folder, ending, rules, values, *how, settings) for case in self.cases()]
 
     def work(self, report: Report, progress: Progress | None) -> None:
         """Convert the cases and write everything else."""

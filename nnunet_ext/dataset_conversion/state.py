@@ -9,10 +9,10 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from nnunet_ext.dataset_conversion.files import MARK
 from nnunet_ext.dataset_conversion.work import Job
 from nnunet_ext.errors import UserError
 
@@ -73,7 +73,7 @@ class State:
 
     def finish(self, content: dict[str, Any]) -> None:
         """Write conversion.json; the lines are not needed any more."""
-        write_json(self.folder / RECORD, {"format": FORMAT, **content})
+        write_text(self.folder / RECORD, _one_line_a_case({"format": FORMAT, **content}))
         (self.folder / PARTIAL).unlink(missing_ok=True)
 
 
@@ -84,14 +84,19 @@ def files_of(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def key_of(job: Job) -> str:
     """A checksum of all that decides what becomes of a case: its files' size and time, the rules, the options."""
-    content = asdict(job)
-    for file in (*content["case"]["images"], content["case"]["label"] or {}):
-        file.pop("plain", None)  # where a compressed tar is read from differs between runs
-    inspect = job.rules.inspect
-    content["rules"]["inspect"] = None if inspect is None else inspect.__qualname__
-    content["values"] = sorted(job.values)
-    del content["target"]
-    return hashlib.sha256(json.dumps([FORMAT, content], sort_keys=True, default=str).encode()).hexdigest()[:32]
+    case = job.case
+    sources = [
+        [str(file.container), file.member, file.size, file.mtime_ns]
+        for file in (*case.images, case.label)
+        if file is not None
+    ]
+    content = [FORMAT, job.settings, sources, case.id, case.part, case.group, dict(case.details), case.notices]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def settings_of(*parts: object) -> str:
+    """A checksum of what all cases share: rules and options."""
+    return hashlib.sha256(repr([FORMAT, *parts]).encode()).hexdigest()[:16]
 
 
 def _intact(path: Path, file: Mapping[str, Any]) -> bool:
@@ -124,12 +129,24 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         yield content
 
 
+def _one_line_a_case(content: Mapping[str, Any]) -> str:
+    """JSON with a line for each entry and for each case: people can search it, and it is quickly written."""
+    entries = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items() if key != "cases"]
+    cases = ",\n".join(f"  {json.dumps(case)}: {json.dumps(entry)}" for case, entry in content["cases"].items())
+    return "{\n" + ",\n".join([f" {entry}" for entry in entries] + [f' "cases": {{\n{cases}\n }}']) + "\n}\n"
+
+
 def write_json(path: Path, content: Any) -> None:
+    """Write JSON with `write_text`."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Write beside the file and rename, so that it is whole or as it was."""
-    unfinished = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
+    unfinished = path.with_name(f".{path.name}{MARK}{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8")
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -77,14 +77,11 @@ class Volume:
             stream.write(slab.tobytes(order="F"))
 
 
-def is_compressed(file: SourceFile) -> bool:
-    """Whether the content is gzip's, whatever the name says."""
-    with file.open() as stream:
-        return stream.read(2) == _GZIP
+def read_header(file: SourceFile) -> tuple[Any, bool]:
+    """Read a NIfTI file's header; no voxels are read.
 
-
-def read_header(file: SourceFile) -> Any:
-    """Nibabel's header of a NIfTI file; no voxels are read.
+    Returns:
+        Nibabel's header, and whether the file is compressed, whatever its name says.
 
     Raises:
         UnusableError: it is none.
@@ -94,7 +91,7 @@ def read_header(file: SourceFile) -> Any:
             magic = stream.read(2)
             stream.seek(0)
             content: Any = gzip.GzipFile(fileobj=stream) if magic == _GZIP else stream
-            return _parse_header(content)
+            return _parse_header(content), magic == _GZIP
     except (EOFError, OSError, zlib.error) as error:
         raise damaged(file, error) from error
     except (ValueError, nibabel.spatialimages.HeaderDataError, nibabel.filebasedimages.ImageFileError) as error:

@@ -35,6 +35,8 @@ class Job:
         fix_nan: replace NaN and infinities instead of refusing them.
         reorient: turn all axes to RAS.
         copy_geometry: labels get the image's geometry even if the data set isn't known to be aligned.
+        settings: a checksum of all these but the case (`state.settings_of`), so that a later run knows whether they
+            are the same.
     """
 
     case: Case
@@ -47,11 +49,22 @@ class Job:
     fix_nan: bool = False
     reorient: bool = False
     copy_geometry: bool = False
+    settings: str = ""
+
+    @property
+    def trusts_names(self) -> bool:
+        """Whether only the first image's header is read, for its geometry, where nothing else has to be known."""
+        return self.check == "none" and not self.reorient and not self.copy_geometry
 
     @property
     def headers_only(self) -> bool:
         """Whether images are looked at no further than their headers."""
         return self.check == "none" or self.case.part == "unlabelled"
+
+
+def is_named_compressed(file: SourceFile) -> bool:
+    """What the name says; the content decides where it is looked at."""
+    return file.ending.endswith(".gz")
 
 
 class Planned:
@@ -61,6 +74,7 @@ class Planned:
         """Args: the source, the name in the data set's folder, and the place along the fourth axis, if it has one."""
         self.source, self.name, self.channel = source, name, channel
         self.header: Any = None
+        self.compressed = is_named_compressed(source)
         self.original: dict[str, Any] = {}
         self.changes: list[str] = []
         self.checksum: str | None = None
@@ -140,6 +154,8 @@ def _plan_images(job: Job, notices: list[str]) -> list[Planned]:
         for channel, source in enumerate(sources)
     ]
     for image in planned:
+        if job.trusts_names and image is not planned[0] and not split:
+            continue
         _read_header(image, channels, notices)
         if image is not planned[0]:
             _agree(image, planned[0], job, notices)
@@ -148,7 +164,7 @@ def _plan_images(job: Job, notices: list[str]) -> list[Planned]:
 
 def _read_header(file: Planned, channels: int, notices: list[str]) -> None:
     """Read and check a header; what is wrong with it is put right there."""
-    header = volumes.read_header(file.source)
+    header, file.compressed = volumes.read_header(file.source)
     where, shape = file.source.where, tuple(int(edge) for edge in header.get_data_shape())
     if file.channel is not None and (len(shape) != 4 or shape[3] != channels):
         raise UnusableError(f"{where}: shape {shape}; expected four axes, the last with the {channels} channels.")
@@ -245,6 +261,8 @@ def _plan_label(job: Job, images: list[Planned], notices: list[str]) -> Planned 
             raise UnusableError("no label. Is this the training part of the download?")
         return None
     label = Planned(job.case.label, f"{FOLDERS[job.case.part][1]}/{job.case.id}{job.ending}")
+    if job.trusts_names and job.rules.label_map is None:
+        return label
     _read_header(label, 1, notices)
     _agree(label, images[0], job, notices)
     return label
@@ -253,7 +271,7 @@ def _plan_label(job: Job, images: list[Planned], notices: list[str]) -> Planned 
 def _check_label(job: Job, label: Planned, notices: list[str]) -> dict[int, int] | None:
     """Check a label's values, map them, and count the voxels of each; None if it needn't be opened."""
     if job.check == "none" and job.rules.label_map is None and not label.changes:
-        return None
+        return None  # it is linked as it is
     volume = label.load()
     found = LabelValues(volume.values(), label.source.where)
     target = found.targets(job.rules, job.values)
@@ -320,7 +338,7 @@ def _check_length(image: Planned) -> None:
     header = image.header
     shape, dtype = header.get_data_shape(), header.get_data_dtype()
     needed = int(header.get_data_offset()) + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if not volumes.is_compressed(image.source):
+    if not image.compressed:
         if image.source.size < needed:
             raise volumes.damaged(image.source, f"{image.source.size} bytes of {needed}")
         return
@@ -334,9 +352,8 @@ def _check_length(image: Planned) -> None:
 def _write(job: Job, file: Planned, outputs: files.Outputs, level: int) -> dict[str, Any]:
     """Bring one file to its place, or leave it where it already is; its entry in conversion.json."""
     source, path = file.source, job.target / file.name
-    compressed = volumes.is_compressed(source)
-    if not file.changes and compressed != job.ending.endswith(".gz"):
-        file.change("uncompressed" if compressed else "compressed")
+    if not file.changes and file.compressed != job.ending.endswith(".gz"):
+        file.change("uncompressed" if file.compressed else "compressed")
     if file.changes:
         volume = file.load()
         files.write_compressed(outputs.unfinished(file.name), volume.write, level)
