@@ -15,7 +15,7 @@ from typing import Any
 
 from nnunet_ext.errors import UserError
 
-RECORD_ENDING = ".submission.json"
+RECORD_ENDING = ".report.json"
 """Of the file beside a submission that says how it was made."""
 _DATE = (1980, 1, 1, 0, 0, 0)
 _CHUNK = 1 << 22

@@ -9,9 +9,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from nnunet_ext.dataset_conversion.msd_tasks import Task, task_of
 from nnunet_ext.errors import UserError
 from nnunet_ext.submission.raw_data import FILE, Geometry, RawCase, read_raw
-from nnunet_ext.submission.tasks import Task, task_of
 
 
 def empty_task(folder: Path | str) -> tuple[Task, dict[str, RawCase], str]:
@@ -33,7 +33,8 @@ def empty_task(folder: Path | str) -> tuple[Task, dict[str, RawCase], str]:
         raw = read_raw(folder)
         path = raw.folder
         cases = {case.id: case for case in raw.cases.values() if case.part == "test" and not case.labelled}
-    task = task_of(cases) if cases else None
+    tasks = {task_of(path.name, case) for case in cases}
+    task = tasks.pop() if len(tasks) == 1 else None
     if task is None:
         raise UserError(
             f"--fill-empty {folder}: no test images of a task of the Decathlon in {path / 'imagesTs'}; give a folder "

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from nnunet_ext.dataset_conversion.msd_tasks import TASKS, task_of
 from nnunet_ext.errors import UserError
 from nnunet_ext.submission.challenges import Challenge, Section, name_fields
 from nnunet_ext.submission.problems import Problem
 from nnunet_ext.submission.raw_data import RawCase, RawData
-from nnunet_ext.submission.tasks import TASKS, task_of
 
 
 @dataclass
@@ -111,10 +111,11 @@ def section_of(challenge: Challenge, raw: RawData) -> Section:
     """
     if len(challenge.sections) == 1:
         return challenge.sections[0]
-    task = task_of(raw.cases)
+    tasks = {task_of(str(case.details.get("task", "")), case.id) for case in raw.cases.values()}
+    task = tasks.pop() if len(tasks) == 1 else None
     if task is None:
         raise UserError(
-            f"{raw.name}: its case ids (such as {', '.join(list(raw.cases)[:2])}) are those of no task of the "
+            f"{raw.name}: its case ids (such as {', '.join(list(raw.cases)[:2]) or 'none'}) are of no task of the "
             f"Decathlon; expected are ids such as {', '.join(f'{task.prefix}_001' for task in TASKS[:3])}."
         )
     return next(section for section in challenge.sections if section.folder == task.folder)

@@ -7,9 +7,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from nnunet_ext.dataset_conversion.cases import SPLIT_FILES
+from nnunet_ext.dataset_conversion.msd_tasks import TASKS
 from nnunet_ext.errors import UserError
 from nnunet_ext.submission.challenges import Challenge, Section
-from nnunet_ext.submission.tasks import TASKS
 
 if TYPE_CHECKING:
     from nnunet_ext.submission.raw_data import RawCase
@@ -182,8 +182,7 @@ MSD = Challenge(
     title="MSD, Medical Segmentation Decathlon: all ten tasks in one zip",
     template="{id}.nii.gz",
     sections=tuple(
-        Section(task.folder, _up_to(task.last_label), count=task.test_cases, pattern=rf"{task.prefix}_\d+")
-        for task in TASKS
+        Section(task.folder, _up_to(len(task.labels)), count=task.test, pattern=rf"{task.prefix}_\d+") for task in TASKS
     ),
     upload="decathlon-10.grand-challenge.org; one zip. All ten task folders must be in it.",
     datasets=("msd",),
