@@ -53,7 +53,7 @@ def build(root: Path, *, complete: bool = False, task: int = 1) -> Tree:
     for part, numbers in parts.items():
         for number in numbers:
             tiny = complete and part == "Va"
-            known = truth(number, (6, 5, 4) if tiny else SHAPE)
+            known = truth(number, (7, 6, 5) if tiny else SHAPE)
             name = f"amos_{number:04d}"
             save(place / f"images{part}" / f"{name}.nii.gz", image(number, known.labels.shape, ct=True), known.affine)
             if part != "Ts":

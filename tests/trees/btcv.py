@@ -25,7 +25,7 @@ def build(root: Path, *, complete: bool = False) -> Tree:
     """
     place = root / "RawData"
     made = Tree("btcv", place)
-    shape = (6, 5, 4) if complete else SHAPE
+    shape = (7, 6, 5) if complete else SHAPE
     for number in LABELLED if complete else (1, 2, 3, 21):
         known = truth(number, shape)
         base = f"img{number:04d}.nii.gz"

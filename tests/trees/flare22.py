@@ -30,7 +30,7 @@ def build(root: Path, *, complete: bool = False) -> Tree:
         save(labelled / "labels" / f"{name}.nii.gz", known.labels, known.affine)
         made.training[name] = known
     for number in range(1, 51 if complete else 3):
-        known = truth(100 + number, (6, 5, 4) if complete else SHAPE)
+        known = truth(100 + number, (7, 6, 5) if complete else SHAPE)
         name = f"FLARETs_{number:04d}"
         content = image(100 + number, known.labels.shape, ct=True)
         save(place / "Validation" / f"{name}_0000.nii.gz", content, known.affine)

@@ -41,7 +41,7 @@ def build(root: Path, *, complete: bool = False) -> Tree:
             made.faulty.add("liver_2")
         else:
             made.training[f"liver_{number}"] = known
-    shape = (6, 5, 4) if complete else SHAPE
+    shape = (7, 6, 5) if complete else SHAPE
     for number in range(70) if complete else (0, 1):
         known = truth(200 + number, shape)
         path = place / "LITS-Challenge-Test-Data" / f"test-volume-{number}.nii"
