@@ -2,8 +2,8 @@
 
 A download in BTCV's layout is made of CT-like volumes: a body of soft tissue in air, with noise, so that gzip takes the
 time and leaves the size that it does of a CT. Every round does everything once, in turns; ratios are medians over the
-rounds. All files are in the page cache, and everything is imported. nnU-Net's own verification, which ends every conversion that
-checks anything, has a row of its own and is in no other.
+rounds. All files are in the page cache, and everything is imported. nnU-Net's own verification, which ends every
+conversion that checks anything, has a row of its own and is in no other.
 
     python benchmarks/conversion.py                                  # writes benchmarks/results/conversion.*
     python benchmarks/conversion.py --cases 4 --shape 128 128 40     # a quick look; writes nothing without -o
@@ -91,7 +91,7 @@ def _compress(job: tuple[Path, Path]) -> None:
 def converted(download: Path, raw: Path, **options: Any) -> None:
     """`nnunet-ext convert btcv DOWNLOAD --split cv`, without nnU-Net's own verification."""
     raw.mkdir()
-    run.verify = lambda *_: None  # type: ignore[assignment]
+    setattr(run, "verify", lambda *_: None)  # noqa: B010
     os.environ["nnUNet_raw"] = str(raw)
     os.environ["nnUNet_preprocessed"] = str(raw / "preprocessed")
     report = run.convert("btcv", [download], Options(splits=("cv",), **options))
