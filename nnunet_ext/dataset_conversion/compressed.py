@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, cast
 
-from nnunet_ext.dataset_conversion.cases import Case
 from nnunet_ext.dataset_conversion.sources import DAMAGED, SourceFile, ending_of, open_archive
 from nnunet_ext.errors import UserError
 
@@ -42,12 +41,6 @@ def plain_tars(files: Iterable[SourceFile], scratch: Path) -> dict[Path, Path]:
 def read_from(file: SourceFile, tars: Mapping[Path, Path]) -> SourceFile:
     """The same file, read from what `plain_tars` made of its container."""
     return replace(file, plain=tars[file.container]) if file.container in tars else file
-
-
-def case_read_from(case: Case, tars: Mapping[Path, Path]) -> Case:
-    """The same case, with all its files read from there."""
-    label = None if case.label is None else read_from(case.label, tars)
-    return replace(case, images=tuple(read_from(file, tars) for file in case.images), label=label)
 
 
 def _is_compressed_tar(path: Path) -> bool:

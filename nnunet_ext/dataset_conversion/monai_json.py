@@ -52,12 +52,11 @@ class MonaiList(FromFiles):
         root: str | Path | None = None,
         channels: Sequence[str] | None = None,
         label_names: Sequence[str] | None = None,
-        labels: Sequence[str] | None = None,
         group: str | None = None,
         unlabelled: bool = False,
     ) -> None:
-        """As the options; `labels` is the same as `label_names`."""
-        super().__init__(channels, label_names or labels, group, unlabelled)
+        """As the options."""
+        super().__init__(channels, label_names, group, unlabelled)
         self.root = root
 
     @classmethod

@@ -27,6 +27,7 @@ COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 ARCHIVE_ENDINGS = (*PLAIN_ARCHIVES, *COMPRESSED_TARS)
 _UNREADABLE = re.compile(r"\.(7z|rar|zst|z\d\d|zip\.\d+|r\d\d)$", re.IGNORECASE)
 """Archives, and parts of archives, that are not looked into."""
+_PART = re.compile(r"(images|labels)(tr|ts|va|val|un)?", re.IGNORECASE)
 DEPTH = 6
 """Folders below the download's root that are searched."""
 DAMAGED = (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, NotImplementedError)
@@ -273,6 +274,9 @@ class _Listing:
                 f"{archive}: a damaged archive ({error}): download it again, or move it away if it is not needed."
             ) from error
         last = {member.replace("\\", "/"): (member, size, kind) for member, size, kind in members}
+        stem = archive.name[: -len(ending_of(archive.name))]
+        if _PART.fullmatch(stem) and not any("/" in name.removeprefix("./") for name in last):
+            prefix += f"{stem}/"  # imagesTr.zip with files alone
         for name, (member, size, kind) in last.items():  # of members of one name the last is what unpacking leaves
             _check_member(archive, member)
             parts = PurePosixPath(name).parts

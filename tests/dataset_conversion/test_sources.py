@@ -181,6 +181,13 @@ def test_an_archive_beside_its_folder_is_passed_over(tmp_path: Path) -> None:
     assert any("images.zip: passed over for the folder images beside it" in notice for notice in found.notices)
 
 
+def test_archives_called_like_folders_that_hold_files_alone(tmp_path: Path) -> None:
+    zipped(tmp_path / "imagesTr.zip", {"a.nii": b"1"})
+    zipped(tmp_path / "labelsTr.zip", {"labelsTr/a.nii": b"1"})
+    zipped(tmp_path / "other.zip", {"b.nii": b"1"})
+    assert names(tmp_path) == ["b.nii", "imagesTr/a.nii", "labelsTr/a.nii"]
+
+
 def test_archives_in_folders_and_in_archives(tmp_path: Path) -> None:
     zipped(tmp_path / "Training/part1.zip", {"p/a.nii": b"image"})
     zipped(tmp_path / "Training/part2.zip", {"q\\b.nii": b"image", "inner.tar": b"x"})
