@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from nnunet_ext.dataset_conversion.raw_tree import place_name
 from nnunet_ext.dataset_conversion.sources import IMAGE_ENDINGS, Download, SourceFile
 from nnunet_ext.errors import UserError
 
@@ -42,9 +43,13 @@ class Pattern:
         return CHANNEL in self.expression.groupindex
 
     def matches(self, download: Download) -> Iterator[Matched]:
-        """The image files of a download whose names end with what the pattern describes."""
+        """The image files of a download whose names end with what the pattern describes.
+
+        The name of the download's folder may be part of the pattern.
+        """
+        above = f"{place_name(download)}/" if len(download.roots) == 1 else ""
         for file in download.images():
-            match = self.expression.search(file.name)
+            match = self.expression.search(above + file.name)
             if match:
                 texts = match.groupdict()
                 case = "_".join(texts[field] for field in self.fields)

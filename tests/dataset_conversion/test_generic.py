@@ -79,6 +79,15 @@ def test_patterns(tmp_path: Path, pattern: str, tokens: tuple[str, ...], expecte
     assert (("c", "") in found) == (pattern in ("{id}.nii.gz", "y/{id}/{id}.nii.gz"))
 
 
+@pytest.mark.parametrize(
+    "pattern", ["study/{patient}/{id}/t1.nii", "{patient}/{id}/t1.nii", "/study/{patient}/{id}/t1.*"]
+)
+def test_patterns_may_begin_with_the_downloads_own_folder(tmp_path: Path, pattern: str) -> None:
+    place = images(tmp_path / "study", "p1/a/t1.nii", "p2/a/t1.nii")
+    _, found = find(place, images=pattern)
+    assert [case.id for case in found.cases] == ["p1_a", "p2_a"]
+
+
 def test_unnamed_channels_are_found_and_shown(tmp_path: Path) -> None:
     place = images(tmp_path, "a_flair.nii", "a_t1.nii", "b_flair.nii", "b_t1.nii")
     converter, found = find(place, images="{id}_{channel}.nii")
