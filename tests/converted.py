@@ -83,7 +83,7 @@ def data_set(
         label_map: from these to the data set's.
         predict: write a prediction of every case.
     """
-    made = Converted(folder / name, folder / f"{name}_predictions")
+    made = Converted(folder / name, folder / f"predictions_{name}")
     made.raw.mkdir(parents=True)
     made.predictions.mkdir()
     records = {}

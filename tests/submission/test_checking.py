@@ -1,0 +1,159 @@
+"""Folders and zips that were made elsewhere."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import converted
+import nibabel
+import numpy as np
+import pytest
+from trees.volumes import load, save
+
+from nnunet_ext.errors import UserError
+from nnunet_ext.submission import check, submit
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A submission to LiTS, and the raw data set."""
+    root = tmp_path_factory.mktemp("lits")
+    made = converted.complete(root, "lits")
+    submit("lits", made.predictions, made.raw, root / "out")
+    return root / "out", made.raw
+
+
+@pytest.fixture
+def folder(right: tuple[Path, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(right[0], tmp_path / "sent"))
+
+
+def _kinds(place: Path, **options: Any) -> set[tuple[str, str]]:
+    return {(problem.kind, problem.where) for problem in check(place, **options).problems}
+
+
+def _name(number: int) -> str:
+    return f"test-segmentation-{number}.nii"
+
+
+def test_everything_that_is_wrong_with_a_folder(folder: Path, right: tuple[Path, Path]) -> None:
+    labels, affine = load(folder / _name(0))
+    (folder / _name(0)).unlink()
+    save(folder / _name(1), labels, load(folder / _name(1))[1], dtype=np.int16)
+    save(folder / _name(2), np.where(labels == 1, 4, labels), load(folder / _name(2))[1])
+    save(folder / _name(3), labels, load(folder / _name(3))[1], scl_slope=2.0, scl_inter=0)
+    (folder / f"{_name(4)}.gz").write_bytes(gzip.compress((folder / _name(4)).read_bytes()))
+    (folder / _name(4)).unlink()
+    (folder / _name(5)).write_bytes(gzip.compress((folder / _name(5)).read_bytes()))
+    (folder / "sub").mkdir()
+    (folder / _name(6)).rename(folder / "sub" / _name(6))
+    (folder / "._test-segmentation-7.nii").write_bytes(b"mac")
+    (folder / "test_007.nii").write_bytes(b"")
+    (folder / _name(8)).write_bytes((folder / _name(8)).read_bytes()[:-20])
+    save(folder / _name(9), labels[..., None], affine)
+    nibabel.save(nibabel.Nifti2Image(labels, load(folder / _name(10))[1]), folder / _name(10))
+    wrong = {
+        ("missing", _name(0)),
+        ("header", _name(1)),
+        ("values", _name(2)),
+        ("header", _name(3)),
+        ("values", _name(3)),
+        ("missing", _name(4)),
+        ("compression", f"{_name(4)}.gz"),
+        ("compression", _name(5)),
+        ("missing", _name(6)),
+        ("layout", f"sub/{_name(6)}"),
+        ("extra", "._test-segmentation-7.nii"),
+        ("extra", "test_007.nii"),
+        ("unreadable", _name(8)),
+        ("shape", _name(9)),
+        ("header", _name(10)),
+    }
+    assert _kinds(folder) == wrong
+    save(folder / _name(11), labels[:-1], load(folder / _name(11))[1])
+    save(folder / _name(12), labels, np.eye(4))
+    assert _kinds(folder, raw=right[1]) == wrong | {("shape", _name(11)), ("geometry", _name(12))}
+
+
+def test_int8_is_read_by_lits(folder: Path) -> None:
+    labels, affine = load(folder / _name(0))
+    save(folder / _name(0), labels, affine, dtype=np.int8)
+    assert _kinds(folder) == set()
+
+
+def _zipped(folder: Path, target: Path, prefix: str = "") -> Path:
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted(folder.iterdir()):
+            archive.write(path, prefix + path.name)
+    return target
+
+
+def test_zip_with_a_folder_around_the_files(folder: Path, tmp_path: Path) -> None:
+    found = check(_zipped(folder, tmp_path / "a.zip", "my results/"), "lits").problems
+    assert sum(problem.kind == "layout" for problem in found) == 71
+    assert "must be at the root" in str(found[-2])
+
+
+def test_zips_of_ill_repute(folder: Path, tmp_path: Path) -> None:
+    path = _zipped(folder, tmp_path / "a.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("../../evil.nii", b"")
+        archive.writestr("__MACOSX/._x.nii", b"")
+        link = zipfile.ZipInfo("link.nii")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr(_name(3), b"")
+    wrong = {("layout", "../../evil.nii"), ("extra", "__MACOSX/._x.nii"), ("layout", "link.nii"), ("layout", _name(3))}
+    assert wrong <= _kinds(path)
+    content = bytearray(_zipped(folder, tmp_path / "b.zip").read_bytes())
+    content[200] ^= 255
+    (tmp_path / "b.zip").write_bytes(content)
+    assert _kinds(tmp_path / "b.zip") == {("unreadable", _name(0))}
+    (tmp_path / "b.zip").write_bytes(content[:5000])
+    with pytest.raises(UserError, match="neither a folder nor a readable zip"):
+        check(tmp_path / "b.zip")
+
+
+def test_missing_is_excused_on_request(folder: Path) -> None:
+    (folder / _name(0)).unlink()
+    assert _kinds(folder, allow_incomplete=True) == set()
+
+
+def test_amos_without_its_folder(tmp_path: Path) -> None:
+    for number in range(1, 101):
+        save(tmp_path / "x" / f"amos_{number:04d}.nii.gz", np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    done = check(tmp_path / "x")
+    assert done.challenge.key == "amos_ct"
+    assert {problem.kind for problem in done.problems} == {"layout", "missing"}
+    (tmp_path / "y").mkdir()
+    (tmp_path / "x").rename(tmp_path / "y" / "results")
+    assert check(tmp_path / "y").problems == []
+    (tmp_path / "y" / "results" / "amos_0001.nii.gz").unlink()
+    assert _kinds(tmp_path / "y") == {("missing", "results")}
+
+
+def test_decathlon_without_a_task(tmp_path: Path) -> None:
+    save(tmp_path / "x" / "Task02_Heart" / "la_001.nii.gz", np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    wrong = _kinds(tmp_path / "x")
+    assert len(wrong) == 10
+    assert ("missing", "Task01_BrainTumour/") in wrong
+    assert ("missing", "Task02_Heart") in wrong
+
+
+def test_challenge_that_cannot_be_told(tmp_path: Path) -> None:
+    save(tmp_path / "BraTS-GLI-00001-000.nii.gz", np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    with pytest.raises(UserError, match="brats2023gli and brats2024gli"):
+        check(tmp_path)
+    assert check(tmp_path, "brats2024gli").problems == []
+    assert check(tmp_path, "brats2024gli").notices
+    (tmp_path / "BraTS-GLI-00001-000.nii.gz").rename(tmp_path / "other.nii.gz")
+    with pytest.raises(UserError, match="no challenge has files such as"):
+        check(tmp_path)
+    assert {kind for kind, _ in _kinds(tmp_path, challenge="brats2024gli")} == {"layout", "extra"}
+    with pytest.raises(UserError, match="does not exist"):
+        check(tmp_path / "none")
