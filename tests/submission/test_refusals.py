@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import gzip
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from converted import Converted, Made, data_set
 from trees.volumes import load, save
 
 from nnunet_ext.errors import UserError
-from nnunet_ext.submission import RefusedError, archive, submit
+from nnunet_ext.submission import RefusedError, submit
 
 
 @pytest.fixture
@@ -211,12 +213,10 @@ def test_full_disk_leaves_everything_as_it_was(
             Path, "write_bytes", lambda path, data: full() if path.name == "label0077.nii.gz" else writes(path, data)
         )
     elif when == "zip":
-        monkeypatch.setattr(archive.shutil, "copyfileobj", full)
+        monkeypatch.setattr(shutil, "copyfileobj", full)
     else:
-        rename = archive.os.rename
-        monkeypatch.setattr(
-            archive.os, "rename", lambda old, new: full() if Path(old).name == "tree" else rename(old, new)
-        )
+        rename = os.rename
+        monkeypatch.setattr(os, "rename", lambda old, new: full() if Path(old).name == "tree" else rename(old, new))
     with pytest.raises(OSError, match="No space"):
         submit("btcv", made.predictions, made.raw, out, overwrite=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
