@@ -41,7 +41,7 @@ class ACDC(Converter):
     key = "acdc"
     number = 27
     name = "ACDC"
-    summary = "cine MR of the heart, 3 structures, end-diastolic and end-systolic frames of 100 + 50 patients"
+    summary = "ACDC cine MR of the heart, 3 structures; end-diastolic and end-systolic frames of 100 + 50 patients"
     get_it = (
         "https://www.creatis.insa-lyon.fr/Challenge/acdc/ (Human Heart Project of Creatis, after registration). "
         "CC BY-NC-SA 4.0."

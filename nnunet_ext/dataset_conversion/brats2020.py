@@ -21,7 +21,7 @@ class BraTS2020(BraTS):
     key = "brats2020"
     number = 820
     name = "BraTS2020"
-    summary = "MR of gliomas, 4 sequences, 3 tumour regions; 369 training and 125 validation cases"
+    summary = "BraTS 2020: MR of gliomas, 4 sequences, 3 tumour regions; 369 training and 125 validation cases"
     get_it = (
         "https://www.med.upenn.edu/cbica/brats2020/data.html (portal of CBICA, after registration), under the "
         "challenge's terms of use; a publication names the papers listed there."

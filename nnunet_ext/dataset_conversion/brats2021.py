@@ -15,7 +15,7 @@ class BraTS2021(BraTS):
     key = "brats2021"
     number = 137
     name = "BraTS2021"
-    summary = "MR of gliomas, 4 sequences, 3 tumour regions; 1251 training and 219 validation cases"
+    summary = "BraTS 2021: MR of gliomas, 4 sequences, 3 tumour regions; 1251 training and 219 validation cases"
     get_it = (
         "https://www.synapse.org/brats2021 (Synapse syn25829067, after registration), under the challenge's terms of "
         "use; a publication names the papers listed there."

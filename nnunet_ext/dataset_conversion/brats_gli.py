@@ -47,7 +47,7 @@ class BraTS2023GLI(_GLI):
     key = "brats2023gli"
     number = 823
     name = "BraTS2023GLI"
-    summary = "MR of gliomas, 4 sequences, 3 tumour regions; 1251 training and 219 validation cases"
+    summary = "BraTS 2023 GLI: MR of gliomas, 4 sequences, 3 tumour regions; 1251 training and 219 validation cases"
     get_it = (
         "https://www.synapse.org/brats2023 (Synapse syn51156910, after registration), under the challenge's terms of "
         "use; a publication names the papers listed there."
@@ -78,7 +78,7 @@ class BraTS2024GLI(_GLI):
     key = "brats2024gli"
     number = 226
     name = "BraTS2024GLI"
-    summary = "MR of gliomas after treatment, 4 sequences, 3 tumour regions and the resection cavity"
+    summary = "BraTS 2024 GLI: MR of gliomas after treatment, 4 sequences, 3 tumour regions and the resection cavity"
     get_it = (
         "https://www.synapse.org/brats2024 (Synapse syn53708249, after registration), under the challenge's terms of "
         "use; a publication names the papers listed there."

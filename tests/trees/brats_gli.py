@@ -11,7 +11,7 @@ from trees.volumes import SHAPE, Tree
 
 SUFFIXES = ("-t1n", "-t1c", "-t2w", "-t2f")
 TRAINING: dict[int, dict[str, tuple[str, ...]]] = {
-    2023: {"ASNR-MICCAI-BraTS2023-GLI-Challenge-TrainingData": ("00000-000", "00002-000", "00046-000", "00046-001")},
+    2023: {"ASNR-MICCAI-BraTS2023-GLI-Challenge-TrainingData": ("00000-000", "00002-000", "00045-000", "00045-001")},
     2024: {
         "training_data1_v2": ("02063-100", "02063-101", "02064-100"),
         "training_data_additional": ("02100-100", "02063-103"),
