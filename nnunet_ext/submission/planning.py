@@ -128,9 +128,20 @@ def _add_predictions(
         else:
             plan.items.append(Item(expected.path(name), case, prediction, raw.values, inverse, values))
     wanted = {case.id for case in cases.values()}
-    for case_id, path in predictions.files.items():
-        if case_id not in wanted:
-            plan.problems.append(Problem("extra", str(path), _why_extra(case_id, raw, plan.challenge)))
+    _sort_out_others(plan, raw, {case: path for case, path in predictions.files.items() if case not in wanted})
+
+
+def _sort_out_others(plan: Plan, raw: RawData, files: dict[str, Path]) -> None:
+    """Predictions of no expected case: test cases that a split made are passed over, others are wrong."""
+    made_by_split = [case for case in files if case in raw.cases and raw.cases[case].part == "test"]
+    if made_by_split:
+        shown = ", ".join(made_by_split[:3])
+        plan.notices.append(
+            f"{len(made_by_split)} predictions of test cases that {plan.challenge.key} does not score, such as "
+            f"{shown}: passed over."
+        )
+    for case in sorted(files.keys() - set(made_by_split)):
+        plan.problems.append(Problem("extra", str(files[case]), _why_extra(case, raw, plan.challenge)))
 
 
 def _why_extra(case: str, raw: RawData, challenge: Challenge) -> str:

@@ -110,6 +110,20 @@ def test_image_that_was_not_converted(made: Converted, tmp_path: Path) -> None:
     assert _kinds(made, tmp_path) == {("missing", "label0070.nii.gz"), ("extra", "img0070.nii.gz")}
 
 
+def test_test_cases_of_a_split_are_passed_over(made: Converted, tmp_path: Path) -> None:
+    record = made.record()
+    record["cases"]["img0001"] = record["cases"]["img0061"]
+    made.change(record)
+    path, labels, affine = _volume(made, "img0061")
+    save(path.with_name("img0001.nii.gz"), labels, affine)
+    report = submit("btcv", made.predictions, made.raw, tmp_path / "out")
+    assert len(report["files"]) == 20
+    assert "does not score, such as img0001" in report["notices"][-1]
+    record["cases"]["img0001"]["part"] = "training"
+    made.change(record)
+    assert ("extra", "img0001.nii.gz") in _kinds(made, tmp_path, overwrite=True)
+
+
 def test_background_only_is_noticed(made: Converted, tmp_path: Path) -> None:
     for path in made.predictions.glob("img*.nii.gz"):
         labels, affine = load(path)
@@ -142,7 +156,7 @@ def test_phase_must_be_known(tmp_path: Path) -> None:
     made.change(record)
     with pytest.raises(RefusedError) as caught:
         submit("acdc", made.predictions, made.raw, tmp_path / "out", allow_incomplete=True)
-    assert {problem.kind for problem in caught.value.problems} == {"name", "extra"}
+    assert {problem.kind for problem in caught.value.problems} == {"name"}
     assert "has no 'phase'" in str(caught.value)
 
 
