@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 import uuid
 import zipfile
@@ -117,9 +118,10 @@ class Output:
             UserError: it cannot be made.
         """
         parent = self.record.parent
-        folder = parent / f".{self.record.name}.{uuid.uuid4().hex[:8]}"
+        folder = parent / f".{self.record.name}.{platform.node()}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
             parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(parent, f".{self.record.name}.{platform.node()}.")
             folder.mkdir()
         except FileExistsError as error:
             raise UserError(f"{parent} is a file; choose another -o") from error
@@ -154,6 +156,28 @@ class Output:
             for old, place in kept:
                 os.rename(old, place)
             raise
+
+
+def _remove_leftovers(parent: Path, start: str) -> None:
+    """Remove what killed runs on this machine left, unless an earlier submission was set aside in it."""
+    for path in parent.iterdir():
+        number = path.name.removeprefix(start).partition("-")[0]
+        if not path.name.startswith(start) or not number.isdecimal() or _lives(int(number)):
+            continue
+        if not (path / "aside").is_dir() or _is_empty(path / "aside"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    if os.name != "posix":
+        return True  # there, the question would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _is_empty(path: Path) -> bool:

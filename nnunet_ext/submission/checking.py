@@ -123,6 +123,7 @@ def check_place(
     files = _sorted_out(place, challenge, expected, None if labels is None else frozenset(labels), done)
     if not files:
         done.problems.append(Problem("layout", str(place.path), f"not one file that {challenge.key} takes"))
+    odd: list[str] = []
     with ThreadPoolExecutor(max(1, processes)) as pool:
         looked = pool.map(lambda file: _look(place, challenge, file), files)
         for file, (problems, values, shape) in zip(
@@ -132,7 +133,10 @@ def check_place(
             if values is not None:
                 done.values[file.name] = values
             if file.geometry is None and challenge.shape and shape not in (None, challenge.shape):
-                done.notices.append(f"{file.name}: {shape} voxels; the challenge's images have {challenge.shape}")
+                odd.append(f"{file.name} ({' x '.join(map(str, shape or ()))})")
+    if odd:
+        usual = " x ".join(map(str, challenge.shape or ()))
+        done.notices.append(f"{len(odd)} files have not the challenge's {usual} voxels, such as {odd[0]}")
     done.problems = without_excused(done.problems, allow_incomplete)
     return done
 

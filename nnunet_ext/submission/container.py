@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import re
 import shlex
@@ -176,18 +177,14 @@ def _torch_line(torch: str) -> str:
 
 
 def _requirements(package: bool) -> list[str]:
-    """Pinned: nnU-Net, and what it and this package import."""
+    """Pinned: nnU-Net, and what it and this package import; torch has a line of its own."""
     names = {"nnunetv2"}
-    for owner in ("nnunetv2", "nnunet-ext") if package else ("nnunetv2",):
-        try:
-            stated = requires(owner) or []
-        except PackageNotFoundError:
-            continue
-        names |= {re.split(r"[^A-Za-z0-9._-]", line)[0].lower() for line in stated if "extra ==" not in line}
+    for owner in ("nnunetv2", "dynamic-network-architectures", "timm", *(("nnunet-ext",) if package else ())):
+        with contextlib.suppress(PackageNotFoundError):
+            stated = [line for line in requires(owner) or [] if "extra ==" not in line]
+            names |= {re.split(r"[^A-Za-z0-9._-]", line)[0].lower() for line in stated}
     pinned = []
     for name in sorted(names - {"torch"}):
-        try:
-            pinned.append(f"{name}=={version(name)}")
-        except PackageNotFoundError:  # for another version of Python, say
-            continue
+        with contextlib.suppress(PackageNotFoundError):  # for another version of Python, say
+            pinned.append(f"{name}=={version(name).partition('+')[0]}")
     return pinned

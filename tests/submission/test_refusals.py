@@ -7,6 +7,8 @@ import gzip
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,6 +210,19 @@ def test_only_an_earlier_submission_is_replaced(made: Converted, tmp_path: Path)
     with pytest.raises(UserError, match=r"thesis\.txt: it is not replaced"):
         submit("btcv", made.predictions, made.raw, out, overwrite=True, allow_incomplete=True)
     assert (out / "thesis.txt").read_text() == "mine"
+
+
+def test_what_a_killed_run_left_is_removed(made: Converted, tmp_path: Path) -> None:
+    started = (
+        "import os, pathlib, nnunet_ext.submission.archive as a\n"
+        f"with a.Output({str(tmp_path / 'out')!r}).unfinished() as folder:\n"
+        "    (folder / 'tree').mkdir()\n"
+        "    os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", started], check=False)
+    assert len(list(tmp_path.glob(".out*"))) == 1
+    submit("btcv", made.predictions, made.raw, tmp_path / "out")
+    assert not list(tmp_path.glob(".out*"))
 
 
 @pytest.mark.parametrize("when", ["file", "zip", "rename"])
