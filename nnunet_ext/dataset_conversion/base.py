@@ -111,7 +111,6 @@ def pair(
     labels: Mapping[str, SourceFile],
     *,
     channels: Sequence[str] = ("the image",),
-    label_name: Callable[[str], str] = str,
 ) -> tuple[dict[str, tuple[tuple[SourceFile, ...], SourceFile | None]], list[Fault]]:
     """Join images and labels by case id; never by their order.
 
@@ -119,7 +118,6 @@ def pair(
         images: case id -> one file a channel, None where it is missing.
         labels: case id -> label.
         channels: what to call each channel in a message.
-        label_name: makes of a case id what its label would be called, for the message.
 
     Returns:
         The cases with all channels (their label may be None), and the faults: a channel is missing, or a label has no

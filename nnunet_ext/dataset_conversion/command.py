@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nnunet_ext.dataset_conversion import CONVERTERS, converter_class
 from nnunet_ext.dataset_conversion.options import CHECKS, REORIENT, Options, Report
+from nnunet_ext.dataset_conversion.partition import names_of
 from nnunet_ext.dataset_conversion.pool import Result
 from nnunet_ext.dataset_conversion.run import convert
 from nnunet_ext.errors import UserError
@@ -26,12 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     datasets.required = True
     for key in CONVERTERS:
         converter = converter_class(key)
+        splits = ", ".join(names_of(converter.from_arguments({}), ()))
         description = (
-            f"{converter.summary} Where to get it: {converter.get_it} What the download must look like: "
-            f"{converter.looks_like} Splits: {', '.join((*converter.published_splits, 'cv', 'none'))}, and what "
-            "--split with any other word lists."
+            f"{converter.summary}. Where to get it: {converter.get_it} What the download must look like: "
+            f"{converter.looks_like} Splits: {splits}."
         )
-        subparser = datasets.add_parser(key, help=converter.summary, description=description)
+        subparser = datasets.add_parser(key, help=converter.summary, description=description.replace("%", "%%"))
         subparser.add_argument("download", nargs="+", type=Path, help="folder, zip or tar; several are taken together")
         _add_common(subparser)
         converter.add_arguments(subparser.add_argument_group("this data set"))

@@ -89,6 +89,21 @@ def link_target(source: Path, folder: Path) -> str:
     return str(source) if common == source.anchor else os.path.relpath(source, folder)
 
 
+def lies_at(file: SourceFile, path: Path) -> bool:
+    """Whether a download's file is the very file of the data set, not another that is linked to it."""
+    here = file.member is None and not path.is_symlink()
+    return here and os.path.realpath(path) == os.path.realpath(file.container)
+
+
+def untouchable(source: SourceFile, changes: Sequence[str]) -> str:
+    """Why a file that lies in the data set's own folder makes its case be left out."""
+    what = f"changed ({'; '.join(changes)})" if changes else "moved"
+    return (
+        f"{source.where}: would have to be {what}, but files that lie in the data set's own folder are not touched: "
+        "choose another id with -d."
+    )
+
+
 def write_compressed(path: Path, write: Callable[[IO[bytes]], None], level: int) -> None:
     """Write a file, compressed if its name ends with .gz; the same content gives the same bytes."""
     with path.open("wb") as file:

@@ -87,6 +87,8 @@ def _label(job: Job, file: SourceFile, first: Image, outputs: files.Outputs) -> 
     name = f"{FOLDERS[job.case.part][1]}/{job.case.id}{job.ending}"
     renamed = {old: new for old, new in target.items() if old != new}
     changes = [f"labels mapped: {', '.join(f'{old} to {new}' for old, new in sorted(renamed.items()))}"]
+    if renamed and (job.in_place or files.lies_at(file, job.target / name)):
+        raise UnusableError(files.untouchable(file, changes))
     if renamed:
         other_formats.write_labels(outputs.unfinished(name), mapped(found.integers, target), file)
         entry = _entry(job, file, name, "write", changes)
@@ -99,10 +101,11 @@ def _label(job: Job, file: SourceFile, first: Image, outputs: files.Outputs) -> 
 
 
 def _place(job: Job, file: SourceFile, name: str, outputs: files.Outputs) -> dict[str, Any]:
-    path = job.target / name
-    if file.member is None and path.exists() and path.samefile(file.container) and not path.is_symlink():
-        return _entry(job, file, name, "keep", [])
-    return _entry(job, file, name, files.place(file, outputs.unfinished(name), job.mode), [])
+    own = files.lies_at(file, job.target / name)
+    if job.in_place and not own:
+        raise UnusableError(files.untouchable(file, ()))
+    action = "keep" if own else files.place(file, outputs.unfinished(name), job.mode)
+    return _entry(job, file, name, action, [])
 
 
 def _entry(job: Job, file: SourceFile, name: str, action: str, changes: list[str]) -> dict[str, Any]:

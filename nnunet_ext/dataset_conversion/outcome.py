@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext import __version__
-from nnunet_ext.dataset_conversion.base import Converter
 from nnunet_ext.dataset_conversion.cases import Layout
 from nnunet_ext.dataset_conversion.partition import Partition, read_folds
 from nnunet_ext.dataset_conversion.state import files_of, write_json
@@ -48,20 +47,21 @@ def dataset_json(layout: Layout, training: int, name: str) -> dict[str, Any]:
 
 
 def write_data_set(
-    folder: Path, layout: Layout, done: Mapping[str, Mapping[str, Any]], converter: Converter, in_place: bool
+    folder: Path, layout: Layout, done: Mapping[str, Mapping[str, Any]], in_place: bool, notices: list[str]
 ) -> dict[str, Any]:
     """Write dataset.json, and unlabelled.json where there are unlabelled images; returns dataset.json's content.
 
-    A data set that was checked in place keeps its own dataset.json.
+    A data set that was checked in place keeps its own dataset.json as far as nnU-Net's entries are as they should be;
+    an earlier one is kept beside it, which `notices` then says.
     """
     path = folder / "dataset.json"
+    training = sum(entry["part"] == "training" for entry in done.values())
+    content = dataset_json(layout, training, folder.name.split("_", 1)[1])
+    for name in () if in_place else ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(exist_ok=True)
     if in_place and path.is_file():
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = _in_place(path, content, notices)
     else:
-        training = sum(entry["part"] == "training" for entry in done.values())
-        content = dataset_json(layout, training, folder.name.split("_", 1)[1])
-        for name in ("imagesTr", "labelsTr"):
-            (folder / name).mkdir(exist_ok=True)
         write_json(path, content)
     unlabelled = [
         {"case": case, "images": [file["file"] for file in entry["images"]], "geometry": entry["geometry"]["written"]}
@@ -70,6 +70,25 @@ def write_data_set(
     ]
     if unlabelled:
         write_json(folder / "unlabelled.json", unlabelled)
+    return content
+
+
+_NNUNETS = ("channel_names", "labels", "regions_class_order", "numTraining", "file_ending")
+
+
+def _in_place(path: Path, wanted: dict[str, Any], notices: list[str]) -> dict[str, Any]:
+    """Put right what nnU-Net reads of a dataset.json, if anything is wrong with it; returns its content."""
+    present: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    wrong = [key for key in _NNUNETS if present.get(key) != wanted.get(key)]
+    if not wrong:
+        return present
+    earlier = path.with_name("dataset_before_conversion.json")
+    if not earlier.exists():
+        write_json(earlier, present)
+    content = {key: value for key, value in present.items() if key not in wrong}
+    content |= {key: wanted[key] for key in wrong if key in wanted}
+    write_json(path, content)
+    notices.append(f"{path}: {', '.join(wrong)} put right; the earlier one is {earlier.name}")
     return content
 
 

@@ -168,7 +168,7 @@ class _Task:
     def jobs(self) -> list[Job]:
         """What is to be done, one job a case."""
         options, values = self.options, self.layout.values()
-        how = (options.mode, options.check, options.fix_nan, self.reorient_files, options.copy_geometry)
+        how = (options.mode, options.check, options.fix_nan, self.reorient_files, options.copy_geometry, self.in_place)
         ending, rules = self.layout.file_ending, self.rules
         name = None if rules.inspect is None else rules.inspect.__qualname__
         settings = settings_of(ending, replace(rules, inspect=None), name, sorted(values), how)
@@ -225,7 +225,7 @@ class _Task:
         report.notices += folds.notices[len(self.partition.notices) :]
         splits = write_splits(self.name, folds, self.state.record, self.options.force or bool(self.options.splits))
         report.notices += splits.notices
-        dataset_json = write_data_set(self.folder, self.layout, done, self.converter, self.in_place)
+        dataset_json = write_data_set(self.folder, self.layout, done, self.in_place, report.notices)
         self.state.finish(self._record(report, done, dataset_json, splits.record))
         if self.options.check != "none" and report.counts.get("training"):
             report.problem = verify(self.folder, self.options.processes)

@@ -35,6 +35,7 @@ class Job:
         fix_nan: replace NaN and infinities instead of refusing them.
         reorient: turn all axes to RAS.
         copy_geometry: labels get the image's geometry even if the data set isn't known to be aligned.
+        in_place: the download is the data set's own folder: it is checked, and no file of it is changed or moved.
         settings: a checksum of all these but the case (`state.settings_of`), so that a later run knows whether they
             are the same.
     """
@@ -49,6 +50,7 @@ class Job:
     fix_nan: bool = False
     reorient: bool = False
     copy_geometry: bool = False
+    in_place: bool = False
     settings: str = ""
 
     @property
@@ -354,12 +356,15 @@ def _write(job: Job, file: Planned, outputs: files.Outputs, level: int) -> dict[
     source, path = file.source, job.target / file.name
     if not file.changes and file.compressed != job.ending.endswith(".gz"):
         file.change("uncompressed" if file.compressed else "compressed")
-    if file.changes:
+    own = files.lies_at(source, path)
+    if (own or job.in_place) and (file.changes or not own):
+        raise UnusableError(files.untouchable(source, file.changes if own else ()))
+    if own:
+        action = "keep"
+    elif file.changes:
         volume = file.load()
         files.write_compressed(outputs.unfinished(file.name), volume.write, level)
         action = "write"
-    elif source.member is None and path.exists() and path.samefile(source.container) and not path.is_symlink():
-        action = "keep"
     else:
         action = files.place(source, outputs.unfinished(file.name), job.mode)
     return files.entry(source, file.name, action, file.changes, short=job.headers_only, checksum=file.checksum)
