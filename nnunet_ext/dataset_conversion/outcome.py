@@ -47,15 +47,27 @@ def dataset_json(layout: Layout, training: int, name: str) -> dict[str, Any]:
 
 
 def write_data_set(
-    folder: Path, layout: Layout, done: Mapping[str, Mapping[str, Any]], in_place: bool, notices: list[str]
+    folder: Path,
+    layout: Layout,
+    done: Mapping[str, Mapping[str, Any]],
+    training: int,
+    in_place: bool,
+    notices: list[str],
 ) -> dict[str, Any]:
     """Write dataset.json, and unlabelled.json where there are unlabelled images; returns dataset.json's content.
 
     A data set that was checked in place keeps its own dataset.json as far as nnU-Net's entries are as they should be;
     an earlier one is kept beside it, which `notices` then says.
+
+    Args:
+        folder: of the data set.
+        layout: what it is to be.
+        done: its cases.
+        training: how many training cases nnU-Net will find.
+        in_place: see above.
+        notices: is added to.
     """
     path = folder / "dataset.json"
-    training = sum(entry["part"] == "training" for entry in done.values())
     content = dataset_json(layout, training, folder.name.split("_", 1)[1])
     for name in () if in_place else ("imagesTr", "labelsTr"):
         (folder / name).mkdir(exist_ok=True)

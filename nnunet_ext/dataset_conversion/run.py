@@ -225,10 +225,17 @@ class _Task:
         report.notices += folds.notices[len(self.partition.notices) :]
         splits = write_splits(self.name, folds, self.state.record, self.options.force or bool(self.options.splits))
         report.notices += splits.notices
-        dataset_json = write_data_set(self.folder, self.layout, done, self.in_place, report.notices)
+        dataset_json = write_data_set(
+            self.folder, self.layout, done, self._training(done), self.in_place, report.notices
+        )
         self.state.finish(self._record(report, done, dataset_json, splits.record))
         if self.options.check != "none" and report.counts.get("training"):
             report.problem = verify(self.folder, self.options.processes)
+
+    def _training(self, done: Mapping[str, Mapping[str, Any]]) -> int:
+        """Training cases that nnU-Net finds; in place also those that were left out, whose files are still there."""
+        parts = [case.part for case in self.cases()] if self.in_place else [entry["part"] for entry in done.values()]
+        return parts.count("training")
 
     def _record(
         self, report: Report, done: dict[str, Any], dataset_json: dict[str, Any], splits: dict[str, Any]

@@ -287,7 +287,11 @@ def _check_label(job: Job, label: Planned, notices: list[str]) -> dict[int, int]
     if renamed:
         label.change(f"labels mapped: {', '.join(f'{old} to {new}' for old, new in sorted(renamed.items()))}")
     elif not found.stored_as_integers or volumes.scaling(label.header) != (1.0, 0.0):
-        label.change(f"stored as integers, not as {label.header.get_data_dtype()} with a slope")
+        stored = f"{label.header.get_data_dtype()}, slope and intercept {volumes.scaling(label.header)}"
+        if job.in_place:
+            notices.append(f"{label.source.base}: stored as {stored}; left so, nnU-Net reads it")
+        else:
+            label.change(f"stored as integers, not as {stored}")
     if label.changes:
         volume.stored = mapped(found.integers, target)
         label.header.set_data_dtype(volume.stored.dtype)

@@ -18,7 +18,7 @@ FOLDERS = (
     *("download", "references", "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "predictions", "submission"),
     "logs",
 )
-FILES = ("submission.zip", "commands.sh", "dice.txt", "overlay.png", "training_curve.png")
+FILES = ("submission.zip", "submission.report.json", "commands.sh", "dice.txt", "overlay.png", "training_curve.png")
 
 
 def prepare_folder(folder: Path) -> Path:

@@ -225,12 +225,24 @@ def test_data_set_in_place_is_checked_and_gets_folds_only(nnunet_folders: Path) 
 
 def test_labels_in_place_are_never_rewritten(nnunet_folders: Path) -> None:
     """What would have to be changed is left out with its reason; the files stay as they are."""
-    folder = raw_data_set(nnunet_folders, np.float32)
+    folder = raw_data_set(nnunet_folders)
     before = contents(folder)
-    with pytest.raises(UserError, match=r"would have to be changed.*choose another id with -d"):
-        convert("generic", [folder], Options(number=50, name="Mine"))
+    merged = {"label_names": ["c=1+2"]}
+    with pytest.raises(
+        UserError, match=r"would have to be changed \(labels mapped: 2 to 1\).*choose another id with -d"
+    ):
+        convert("generic", [folder], Options(number=50, name="Mine"), merged)
     after = contents(folder)
     assert {name: after.get(name) for name in before} == before
+
+
+def test_labels_in_place_that_nnunet_can_read_stay(nnunet_folders: Path) -> None:
+    folder = raw_data_set(nnunet_folders, np.float32)
+    before = contents(folder)
+    report = convert("generic", [folder], Options(number=50, name="Mine"))
+    assert report.ok
+    assert any("stored as float32" in notice for notice in report.notices)
+    assert {name: contents(folder)[name] for name in before} == before
 
 
 def test_wrong_dataset_json_in_place_is_put_right_and_kept(nnunet_folders: Path) -> None:
