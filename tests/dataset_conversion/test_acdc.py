@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conversions import check_converted
 from nnunetv2.dataset_conversion.Dataset027_ACDC import create_ACDC_split
 from trees import acdc
-from voxelwise import check
 
 from nnunet_ext.dataset_conversion.acdc import ACDC
 from nnunet_ext.dataset_conversion.cases import SPLIT_FILES, Case, Found
@@ -156,7 +156,7 @@ def test_layout_and_rules(tmp_path: Path) -> None:
 def test_conversion(nnunet_folders: Path, form: acdc.Form) -> None:
     tree = acdc.build(nnunet_folders / "download", form=form)
     report = convert("acdc", [tree.place], Options(splits=("nnunet",)))
-    check(report, tree, tested=tree.test if form == "new" else ())
+    check_converted(report, tree, tested=tree.test if form == "new" else ())
     record = json.loads((report.folder / "conversion.json").read_text())
     assert record["cases"]["patient102_frame02"]["details"]["phase"] == "ES"
     folds = json.loads((nnunet_folders / "nnUNet_preprocessed" / report.name / "splits_final.json").read_text())
@@ -166,4 +166,4 @@ def test_conversion(nnunet_folders: Path, form: acdc.Form) -> None:
 def test_conversion_of_uncompressed_files_in_an_archive(nnunet_folders: Path) -> None:
     tree = acdc.build(nnunet_folders / "download", ending=".nii", folders=True)
     archive = shutil.make_archive(str(nnunet_folders / "acdc"), "zip", tree.place)
-    check(convert("acdc", [archive], Options(splits=("cv",))), tree, tested=tree.test)
+    check_converted(convert("acdc", [archive], Options(splits=("cv",))), tree, tested=tree.test)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conversions import check_training
+from conversions import check_converted
 from trees import amos
 
 from nnunet_ext.dataset_conversion.amos import AMOSTask1, AMOSTask2
@@ -140,8 +140,7 @@ def test_layout_and_rules() -> None:
 def test_conversion(nnunet_folders: Path, task: int) -> None:
     tree = amos.build(nnunet_folders, task=task)
     report = convert(tree.key, [tree.place])
-    check_training(report, tree)
-    assert {fault.case for fault in report.faults} == tree.faulty
+    check_converted(report, tree)
     folds = json.loads((nnunet_folders / "nnUNet_preprocessed" / report.name / "splits_final.json").read_text())
     assert folds == [{"train": [*CT[:3], *CT_AND_MR[5:7]][: 1 + 2 * task], "val": [*CT[3:], "amos_0541"][: 1 + task]}]
     record = json.loads((report.folder / "conversion.json").read_text())

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conversions import check_converted
 from trees import brats2020, brats2021, brats_gli
 from trees.volumes import Tree, save
-from voxelwise import check
 
 from nnunet_ext.dataset_conversion import converter_class
 from nnunet_ext.dataset_conversion.brats import BraTS
@@ -257,7 +257,7 @@ def test_the_option() -> None:
 def test_conversion(nnunet_folders: Path, key: str) -> None:
     tree = _build(key, nnunet_folders / "download")
     report = convert(key, [tree.place], Options(splits=("cv",)))
-    check(report, tree, _converter(key).label_map)
+    check_converted(report, tree, _converter(key).label_map)
     folds = json.loads((nnunet_folders / "nnUNet_preprocessed" / report.name / "splits_final.json").read_text())
     for fold in folds:
         patients = [{_converter(key).group(case) for case in fold[part]} for part in ("train", "val")]
@@ -267,7 +267,7 @@ def test_conversion(nnunet_folders: Path, key: str) -> None:
 def test_conversion_of_plain_labels_and_uncompressed_files(nnunet_folders: Path) -> None:
     tree = brats2020.build(nnunet_folders / "download", ending=".nii")
     report = convert("brats2020", [tree.place], Options(splits=("cv",)), {"regions": False})
-    check(report, tree, _converter("brats2020").label_map)
+    check_converted(report, tree, _converter("brats2020").label_map)
     assert json.loads((report.folder / "dataset.json").read_text())["labels"]["enhancing tumor"] == 3
 
 

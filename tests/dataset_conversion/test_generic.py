@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import voxelwise
+from conversions import check_converted
 from trees import generic
 from trees.volumes import affine, image, save
 
@@ -209,7 +209,7 @@ def test_patients_and_a_split_beside_the_data(tmp_path: Path) -> None:
 def test_conversion(nnunet_folders: Path, form: generic.Form) -> None:
     tree = generic.build(nnunet_folders / "download", form=form)
     report = convert(tree.key, [tree.place], Options(), tree.own)
-    voxelwise.check(report, tree, {0: 0, 2: 1, 3: 1, 10: 2} if form == "folders" else None)
+    check_converted(report, tree, {0: 0, 2: 1, 3: 1, 10: 2} if form == "folders" else None)
     described = json.loads((report.folder / "dataset.json").read_text())
     if form == "regions":
         assert described["labels"]["whole_tumour"] == [1, 2, 3]
@@ -227,7 +227,7 @@ def test_conversion_of_a_zip(nnunet_folders: Path) -> None:
             archive.write(file, file.relative_to(tree.place))
     report = convert(tree.key, [path], Options(), tree.own)
     assert report.actions.keys() == {"copy", "write"}
-    voxelwise.check(report, tree, {0: 0, 2: 1, 3: 1, 10: 2})
+    check_converted(report, tree, {0: 0, 2: 1, 3: 1, 10: 2})
 
 
 def test_conversion_of_images_alone(nnunet_folders: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import voxelwise
+from conversions import check_converted
 from trees import monai_json
 from trees.volumes import affine, image, save
 
@@ -188,7 +188,7 @@ def test_images_must_be_as_many_as_channels(tmp_path: Path) -> None:
 def test_conversion(nnunet_folders: Path, form: monai_json.Form) -> None:
     tree = monai_json.build(nnunet_folders / "download", form=form)
     report = convert(tree.key, [tree.place], Options(), tree.own)
-    voxelwise.check(report, tree, {0: 0, 1: 1, 2: 2, 4: 3} if form == "folds" else None)
+    check_converted(report, tree, {0: 0, 1: 1, 2: 2, 4: 3} if form == "folds" else None)
     splits = json.loads((nnunet_folders / f"nnUNet_preprocessed/{report.name}/splits_final.json").read_text())
     assert [len(split["train"]) for split in splits] == ([3] if form == "btcv" else [4, 4, 4])
 

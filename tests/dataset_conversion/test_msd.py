@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conversions import check_converted
 from trees import msd
-from voxelwise import check
 
 from nnunet_ext.dataset_conversion.cases import SPLIT_FILES, Case, Found, Layout
 from nnunet_ext.dataset_conversion.msd import MSD
@@ -228,13 +228,13 @@ def test_conversion(nnunet_folders: Path, task: int) -> None:
     tree = msd.build(nnunet_folders / "download", task=task)
     report = convert("msd", [tree.place])
     assert report.name == f"Dataset{task:03d}_{TASKS[task - 1].name}"
-    check(report, tree)
+    check_converted(report, tree)
 
 
 def test_conversion_to_regions(nnunet_folders: Path) -> None:
     tree = msd.build(nnunet_folders / "download", task=1)
     report = convert("msd", [tree.place], own={"regions": True})
-    check(report, tree)
+    check_converted(report, tree)
     assert json.loads((report.folder / "dataset.json").read_text())["regions_class_order"] == [1, 2, 3]
 
 
@@ -254,5 +254,5 @@ def test_what_nnunet_converted_is_left_in_its_place(nnunet_folders: Path) -> Non
 def test_what_nnunet_converted_elsewhere_is_linked(nnunet_folders: Path) -> None:
     tree = msd.build(nnunet_folders / "download", task=1, converted=True)
     report = convert("msd", [tree.place])
-    check(report, tree)
+    check_converted(report, tree)
     assert (report.folder / "imagesTr" / "BRATS_001_0003.nii.gz").is_symlink()

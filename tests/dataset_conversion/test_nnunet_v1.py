@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import voxelwise
+from conversions import check_converted
 from trees import nnunet_v1
 from trees.volumes import affine, image, save
 
@@ -192,7 +192,7 @@ def test_conversion(nnunet_folders: Path, form: nnunet_v1.Form) -> None:
     tree = nnunet_v1.build(nnunet_folders / "download", form=form)
     report = convert(tree.key, [tree.place])
     assert report.name == "Dataset002_Synapse"
-    voxelwise.check(report, tree)
+    check_converted(report, tree)
     described = json.loads((report.folder / "dataset.json").read_text())
     assert described["channel_names"] == {"0": "CT"}
     assert "modality" not in described
@@ -202,7 +202,7 @@ def test_conversion(nnunet_folders: Path, form: nnunet_v1.Form) -> None:
 def test_conversion_of_four_channels(nnunet_folders: Path, four_axes: bool) -> None:
     tree = nnunet_v1.build_tumour(nnunet_folders / "download", four_axes=four_axes)
     report = convert(tree.key, [tree.place])
-    voxelwise.check(report, tree, {0: 0, 1: 1, 2: 2, 4: 3})
+    check_converted(report, tree, {0: 0, 1: 1, 2: 2, 4: 3})
     assert len(list((report.folder / "imagesTr").iterdir())) == 12
 
 
@@ -212,6 +212,6 @@ def test_conversion_from_a_compressed_tar_with_a_papers_split(nnunet_folders: Pa
     with tarfile.open(path, "w:gz") as archive:
         archive.add(tree.place, "DATASET_Synapse")
     report = convert(tree.key, [path], Options(check="fast"))
-    voxelwise.check(report, tree)
+    check_converted(report, tree)
     [split] = json.loads((nnunet_folders / f"nnUNet_preprocessed/{report.name}/splits_final.json").read_text())
     assert (len(split["train"]), len(split["val"])) == (18, 12)
