@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help install demo test lint bench
 help:
-	@echo "make demo   install, then plan, train, predict and evaluate on bundled MRI data (minutes on two CPU cores)"
+	@echo "make demo   install, then convert, plan, train, predict, evaluate, submit on bundled MRI data (minutes on two CPU cores)"
 	@echo "make test   install, then everything that CI checks"
 	@echo "make lint   install, then ruff and mypy"
 	@echo "make bench  install, then the side-by-side measurements of SSH-UNet, UNETR++, KD and OSS-Net"
