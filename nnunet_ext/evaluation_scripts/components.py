@@ -80,6 +80,21 @@ def touching(first: np.ndarray, second: np.ndarray) -> dict[tuple[int, int], int
     return {(int(pair) // columns, int(pair) % columns): int(count) for pair, count in zip(pairs, counts, strict=True)}
 
 
+def masks_of(
+    reference: Components, numbers: Collection[int], predicted: Components, others: Collection[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Some components of the reference and some of the prediction: two boolean masks on the crop that holds them.
+
+    Raises:
+        ValueError: none is named.
+    """
+    boxes = [reference.boxes[number - 1] for number in numbers] + [predicted.boxes[number - 1] for number in others]
+    if not boxes:
+        raise ValueError("no component to compare")
+    box = tuple(slice(min(s.start for s in along), max(s.stop for s in along)) for along in zip(*boxes, strict=True))
+    return np.isin(reference.numbers[box], list(numbers)), np.isin(predicted.numbers[box], list(others))
+
+
 def pair_of(
     reference: Components,
     numbers: Collection[int],
@@ -87,17 +102,10 @@ def pair_of(
     others: Collection[int],
     spacing: Sequence[float],
 ) -> CasePair:
-    """Some components of the reference against some of the prediction, as one object (label 1) each, on their crop.
+    """Some components of the reference against some of the prediction, all of them together the label 1.
 
     Raises:
-        ValueError: neither is named.
+        ValueError: none is named.
     """
-    boxes = [reference.boxes[number - 1] for number in numbers] + [predicted.boxes[number - 1] for number in others]
-    if not boxes:
-        raise ValueError("no component to compare")
-    box = tuple(slice(min(s.start for s in along), max(s.stop for s in along)) for along in zip(*boxes, strict=True))
-    masks = [
-        np.isin(components.numbers[box], list(chosen)).astype(np.uint8)
-        for components, chosen in ((reference, numbers), (predicted, others))
-    ]
-    return CasePair(masks[0], masks[1], spacing)
+    masks = masks_of(reference, numbers, predicted, others)
+    return CasePair(masks[0].astype(np.uint8), masks[1].astype(np.uint8), spacing)
