@@ -282,6 +282,16 @@ def set_affine(header: Any, affine: np.ndarray, shape: Sequence[int]) -> None:
         header.set_qform(affine, qform or 1, strip_shears=True)
 
 
+def as_nifti1(header: Any) -> Any:
+    """A NIfTI-1 header that says the same as one of NIfTI-2, which SimpleITK, nnU-Net's reader, does not know."""
+    made = nibabel.Nifti1Header(endianness=header.endianness)
+    made.set_data_dtype(header.get_data_dtype())
+    made.set_data_shape(header.get_data_shape())
+    copy_geometry(made, header)
+    made.set_slope_inter(*header.get_slope_inter())
+    return made
+
+
 def copy_geometry(header: Any, source: Any) -> None:
     """Give a header the spacing, units, qform and sform of another."""
     for name in ("xyzt_units", "qform_code", "sform_code", *_QUATERNION, *_ROWS):

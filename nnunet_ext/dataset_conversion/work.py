@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 
 from nnunet_ext.dataset_conversion import files, volumes
@@ -180,11 +181,14 @@ def _read_header(file: Planned, channels: int, notices: list[str]) -> None:
     affine = np.asarray(header.get_best_affine(), float)
     if not np.isfinite(affine).all() or not (volumes.spacing_of(affine) > 0).all():
         raise UnusableError(f"{where}: no usable geometry: spacing {volumes.spacing_of(affine).round(6).tolist()}.")
+    if isinstance(header, nibabel.Nifti2Header):
+        header = volumes.as_nifti1(header)
+        file.change("NIfTI-2 made NIfTI-1, which SimpleITK reads")
     file.header = header
     file.original = volumes.geometry(header, shape)
     if file.channel is not None:
         file.change(f"channel {file.channel} of the fourth axis")
-    if file.changes:
+    if len(header.get_data_shape()) > len(shape[:3]):
         _drop_axes(header, shape)
     _straighten(file, affine, notices)
 

@@ -250,6 +250,17 @@ def test_big_endian_and_nifti2_files_keep_their_values_when_rewritten(tmp_path: 
         np.testing.assert_allclose(transform, expected.affine, rtol=1e-6)
 
 
+def test_nifti2_becomes_nifti1_which_simpleitk_reads(tmp_path: Path) -> None:
+    _, label = a_case(tmp_path)
+    path = tmp_path / "two.nii.gz"
+    path.write_bytes(gzip.compress(nibabel.Nifti2Image(volumes.image(1), volumes.affine()).to_bytes()))
+    entry = convert_case(job(tmp_path, [path], label))
+    made = tmp_path / "target" / "imagesTr" / "case_0000.nii.gz"
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(made))).T, volumes.image(1))
+    np.testing.assert_allclose(volumes.load(made)[1], volumes.affine())
+    assert entry["images"][0]["changes"] == ["NIfTI-2 made NIfTI-1, which SimpleITK reads"]
+
+
 def test_colours_are_refused(tmp_path: Path) -> None:
     image, label = a_case(tmp_path)
     colours = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
