@@ -95,6 +95,10 @@ class _Abdomen(Converter):
             "them, or ascending as in the challenge",
         )
 
+    def default_number(self, download: Download) -> int:
+        """Another one for eight organs, so that both data sets can lie side by side."""
+        return self.number if self.labels == 13 else self.number + 3
+
     def default_name(self, download: Download) -> str:
         """With 8 organs it is another data set, so its name is another."""
         return self.name if self.labels == 13 else f"{self.name}8"

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from nnunet_ext.dataset_conversion import CONVERTERS, converter_class
+from nnunet_ext.dataset_conversion.cases import FOLDERS
 from nnunet_ext.dataset_conversion.options import CHECKS, REORIENT, Options, Report
 from nnunet_ext.dataset_conversion.partition import names_of
 from nnunet_ext.dataset_conversion.pool import Result
@@ -73,7 +74,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="full (default): headers, labels and voxels; fast: no voxels of images; none: names only, and nnU-Net's "
         "own verification is left out",
     )
-    parser.add_argument("--strict", action="store_true", help="stop at the first bad case")
+    parser.add_argument(
+        "--strict", action="store_true", help="stop at the first bad case, and unless the release is complete"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be made, and write nothing")
     parser.add_argument(
         "--force", action="store_true", help="convert finished cases again, and replace a splits_final.json of others"
@@ -153,9 +156,10 @@ def _progress(results: Iterator[Result], cases: int, size: int) -> Iterable[Resu
 
 def as_text(report: Report) -> str:
     """The report as lines for a terminal."""
-    parts = ", ".join(f"{count} {part}" for part, count in report.counts.items())
+    counts = [(report.counts[part], part) for part in FOLDERS if part in report.counts]
+    parts = ", ".join(f"{count} {part} {'case' if count == 1 else 'cases'}" for count, part in counts)
     verb = "would be made of" if report.dry_run else "has"
-    lines = [f"{report.name} {verb} {parts} cases: {report.folder}"]
+    lines = [f"{report.name} {verb} {parts}: {report.folder}"]
     if not report.dry_run:
         actions = ", ".join(f"{count} {_DONE[action]}" for action, count in report.actions.items())
         skipped = f"; {report.skipped} cases were ready" if report.skipped else ""

@@ -122,7 +122,7 @@ def write_splits(name: str, partition: Partition, earlier: Mapping[str, Any], re
         replace: folds that others made may be replaced.
     """
     if not partition.folds:
-        return WrittenSplits({"names": list(partition.names), "written": False})
+        return WrittenSplits({"names": list(partition.names), "written": False}, _left_over(name))
     folder = nnunet_folder("nnUNet_preprocessed") / name
     path, folds = folder / "splits_final.json", [dict(fold) for fold in partition.folds]
     record = {"names": list(partition.names), "sources": list(partition.sources), "sha256": _sum(folds)}
@@ -141,6 +141,15 @@ def write_splits(name: str, partition: Partition, earlier: Mapping[str, Any], re
         for folder in trained[:1]
     ]
     return WrittenSplits({**record, "written": True}, tuple(notices))
+
+
+def _left_over(name: str) -> tuple[str, ...]:
+    """What to say where no folds are written, but some are there."""
+    folder = os.environ.get("nnUNet_preprocessed")
+    path = Path(folder, name, "splits_final.json") if folder else None
+    if path is None or not path.exists():
+        return ()
+    return (f"{path} is there from before and was left: nnU-Net goes by it. Remove it if you don't want that.",)
 
 
 def _sum(folds: Any) -> str:

@@ -60,8 +60,9 @@ def results(jobs: Sequence[Job], processes: int) -> Iterator[Result]:
             yield running.pop(future), future.result()
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process was killed, probably because memory ran out: use fewer processes (-np). What was "
-            "finished is kept; the same command goes on from there."
+            "a worker process was killed, probably because memory ran out: use fewer processes (-np). (A script of "
+            "yours that calls this needs `if __name__ == '__main__':`.) What was finished is kept; the same command "
+            "goes on from there."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

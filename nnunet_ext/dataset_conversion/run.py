@@ -58,6 +58,8 @@ def convert(
         OSError: there is no room on the disk. Nothing is half-written; the same call goes on.
     """
     options = options or Options()
+    if options.fix_nan and options.check != "full":
+        raise UserError("--fix-nan looks at all voxels, so it goes with --check full only.")
     start = time.monotonic()
     converter = converter_class(key).from_arguments(dict(own or {}))
     download = open_download(places, converter.skip)
@@ -223,8 +225,11 @@ class _Task:
         report.notices += stale_preprocessing(self.name, self.state.record, done)
         folds = partition.without(self.partition, {fault.case for fault in report.faults})
         report.notices += folds.notices[len(self.partition.notices) :]
+        report.folds = _described(folds)
         splits = write_splits(self.name, folds, self.state.record, self.options.force or bool(self.options.splits))
         report.notices += splits.notices
+        if splits.record.get("written") is False:
+            report.folds = []
         dataset_json = write_data_set(
             self.folder, self.layout, done, self._training(done), self.in_place, report.notices
         )

@@ -236,7 +236,7 @@ def _agree(file: Planned, first: Planned, job: Job, notices: list[str]) -> None:
             "or resampled."
         )
     if differs and trusted:
-        _copy_geometry(file, first, notices, f"{differs} of the header were wrong")
+        _copy_geometry(file, first, notices, f"{differs} differed in the header")
     elif differs.spacing:
         raise UnusableError(
             f"{file.source.where}: spacing {_rounded(grids[0][1])} mm, but {_rounded(grids[1][1])} mm of "
@@ -327,14 +327,14 @@ def _check_voxels(job: Job, image: Planned, notices: list[str]) -> None:
         bad = ~np.isfinite(volume.stored)
         if not job.fix_nan:
             raise UnusableError(
-                f"{image.source.where}: {int(bad.sum())} voxels are NaN or infinite. --fix-nan sets them to "
+                f"{image.source.where}: {int(bad.sum())} voxels NaN or infinite. --fix-nan sets them to "
                 f"{'0' if job.rules.nan == 'zero' else 'the lowest finite value'}."
             )
         lowest = volume.stored[~bad].min() if not bad.all() else 0
         stored = volume.stored.copy()
         stored[bad] = 0 if job.rules.nan == "zero" else lowest
         volume.stored = stored
-        image.change(f"{int(bad.sum())} voxels that were NaN or infinite set to {stored[bad][0]:g}")
+        image.change(f"NaN or infinite voxels ({int(bad.sum())}) set to {stored[bad][0]:g}")
         notices.append(f"{image.source.base}: {image.changes[-1]}")
     if job.rules.ct:
         slope, inter = volumes.scaling(volume.header)

@@ -219,7 +219,7 @@ def test_conversion(nnunet_folders: Path) -> None:
 def test_conversion_of_eight_organs(nnunet_folders: Path) -> None:
     tree = btcv.build(nnunet_folders)
     report = convert("synapse", [tree.place], Options(splits=("cv",)), {"labels": 8})
-    assert report.name == "Dataset802_Synapse8"
+    assert report.name == "Dataset805_Synapse8"
     for case, known in tree.training.items():
         written = load(report.folder / "labelsTr" / f"{case}.nii.gz")[0]
         wanted = np.zeros_like(known.labels)

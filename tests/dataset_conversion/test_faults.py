@@ -137,7 +137,7 @@ def test_image_that_is_not_finite_is_named_or_repaired_on_request(nnunet_folders
     np.testing.assert_array_equal(written, expected)
     assert any("NaN or infinite" in notice for notice in report.notices)
     assert np.isfinite(image).sum() == image.size - 1
-    check_one_fault_then_repair(nnunet_folders, "p4a", "1 voxels are NaN or infinite", "--fix-nan")
+    check_one_fault_then_repair(nnunet_folders, "p4a", "1 voxels NaN or infinite", "--fix-nan")
 
 
 def test_two_files_for_one_case_are_a_duplicate_id(nnunet_folders: Path) -> None:
