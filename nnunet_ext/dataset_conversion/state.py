@@ -183,16 +183,19 @@ def _refuse_if_held(path: Path) -> None:
         return
     except (OSError, ValueError, KeyError, TypeError):
         pid, host = -1, socket.gethostname()
-    if host != socket.gethostname() or _is_alive(pid):
+    if host != socket.gethostname() or is_alive(pid):
         raise UserError(
             f"{path.parent} is being converted by process {pid} on {host}. If that process is gone, remove {path}."
         )
     path.unlink(missing_ok=True)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether another process of this machine has this number."""
     if pid <= 0:
         return False
+    if os.name != "posix":
+        return pid != os.getpid()  # there, the question would end it
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
