@@ -122,7 +122,9 @@ def resampling_weights(
     generator = np.random.default_rng(seed)
     step = max(1, _CHUNK // len(members))
     for start in range(0, resamples, step):
-        yield generator.multinomial(n, np.full(n, 1 / n), size=min(step, resamples - start))[:, members]
+        rows = min(step, resamples - start)
+        drawn = generator.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]
+        yield np.bincount(drawn.reshape(-1), minlength=rows * n).reshape(rows, n)[:, members]
 
 
 def bootstrap(
