@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from nnunet_ext.errors import UserError
 from nnunet_ext.evaluation_scripts.lesionwise import (
@@ -17,6 +18,7 @@ from nnunet_ext.evaluation_scripts.lesionwise import (
     challenge_parameters,
     lesionwise_scores,
 )
+from nnunet_ext.evaluation_scripts.metrics import CasePair
 
 METRICS = Path(__file__).parents[1] / "golden" / "metrics"
 EXPECTED: dict[str, Any] = json.loads((METRICS / "brats_lesionwise.json").read_text())["cases"]
@@ -103,6 +105,36 @@ def test_one_component_serves_two_lesions() -> None:
     scores = lesionwise_scores(reference, predicted, (1, 1, 1), WHOLE, LesionParameters(1, 0))["lesion"]
     assert [lesion.dice for lesion in scores.lesions] == [2 * 27 / (27 + 14**3)] * 2
     assert not scores.false_positives
+
+
+def _one_by_one(reference: np.ndarray, predicted: np.ndarray, dilations: int) -> tuple[list[tuple[float, float]], int]:
+    """The published steps on whole volumes: (Dice, HD95) of each lesion, sorted, and the number of false positives."""
+    every, edges = ndimage.generate_binary_structure(3, 3), ndimage.generate_binary_structure(3, 2)
+    found, number = ndimage.label(predicted, every)
+    grown, lesions = ndimage.label(ndimage.binary_dilation(reference, edges, dilations), every)
+    scores, touched = [], {0}
+    for index in range(1, lesions + 1):
+        lesion = (grown == index) & (reference > 0)
+        partners = np.unique(found[ndimage.binary_dilation(lesion, edges, dilations)])
+        partners = partners[partners > 0]
+        touched |= set(partners.tolist())
+        pair = CasePair(lesion.astype(np.uint8), np.isin(found, partners).astype(np.uint8), (2, 1, 1.5))
+        scores.append((pair.overlap([1]).dice, pair.element_distances([1]).weighted_percentile(95)))
+    return sorted(scores), number + 1 - len(touched)
+
+
+@pytest.mark.parametrize("dilations", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_steps_of_the_publication_one_by_one(seed: int, dilations: int) -> None:
+    rng = np.random.default_rng(seed)
+    reference, predicted = (rng.random((2, 22, 20, 18)) > 0.995).astype(np.uint8)
+    reference = ndimage.grey_dilation(reference, size=2)
+    predicted = ndimage.grey_dilation(predicted, size=3)
+    expected, false_positives = _one_by_one(reference, predicted, dilations)
+    scores = lesionwise_scores(reference, predicted, (2, 1, 1.5), WHOLE, LesionParameters(dilations, 0))["lesion"]
+    found = np.array(sorted((lesion.dice, lesion.hd95) for lesion in scores.lesions))
+    assert found == pytest.approx(np.array(expected))
+    assert len(scores.false_positives) == false_positives
 
 
 def test_place_in_the_image_and_order_of_axes_do_not_matter() -> None:
