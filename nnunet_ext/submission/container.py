@@ -7,26 +7,19 @@ import platform
 import re
 import shlex
 import shutil
-import uuid
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from nnunet_ext.errors import UserError
+from nnunet_ext.submission import predict
+from nnunet_ext.submission.archive import sha256_of, write_json
 from nnunet_ext.submission.challenges import Challenge
 from nnunet_ext.submission.model_files import Model, find_model
+from nnunet_ext.submission.output import Output
 from nnunet_ext.submission.servers import challenge_named
 
-LIGHT = " -step_size 0.7 --disable_tta"
-MARK = "# Written by nnunet-ext submit --container."
 _TEMPLATES = Path(__file__).parent / "templates"
-_ONE_AT_A_TIME = """\
-    mkdir -p "$work/in"
-    ln -s "$(cd "$inputs" && pwd)/$name" "$work/in/${case}_0000.nii.gz"
-    predict"""
-_COLLECT = """\
-    mkdir -p "$work/in"
-    ln -s "$(cd "$inputs" && pwd)/$name" "$work/in/${case}_0000.nii.gz\""""
 _PACKAGE = """\
 # The model's trainer and network are nnunet_ext's; nnU-Net finds them in nnUNet_extTrainer.
 COPY nnunet_ext /workspace/python/nnunet_ext
@@ -53,49 +46,33 @@ def write_container(
         folds: which are averaged; None: all that were trained.
         checkpoint: the file's name in each fold.
         light: predict without mirroring, and in steps of 0.7 windows.
-        overwrite: replace an earlier container.
+        overwrite: replace an earlier container that is as it was written.
 
     Returns:
         What is in it, one line each.
 
     Raises:
-        UserError: the challenge takes none, the model does not fit, or the folder exists.
+        UserError: the challenge takes none, the model does not fit, or the folder may not be replaced.
         OSError: the disk is full; nothing was written.
     """
     server = challenge_named(challenge)
     if not server.container:
         raise UserError(f"{server.key} takes no container that could be made here")
     found = find_model(server, Path(model), folds, checkpoint)
-    target = Path(output).expanduser().absolute()
-    if target.name.endswith(".zip"):
-        raise UserError("-o takes a folder for a container")
-    _check_target(target, overwrite)
-    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-    aside = unfinished.with_name(f"{unfinished.name}.old")
-    try:
-        unfinished.mkdir(parents=True)
-        lines = _fill(unfinished, server, found, light)
-        if target.exists():
-            target.rename(aside)
-        unfinished.rename(target)
-    except BaseException:
-        if aside.exists() and not target.exists():
-            aside.rename(target)
-        raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
+    target = Output(output, container=True)
+    target.keep_out_of([found.folder])
+    target.recover()
+    target.check(overwrite)
+    with target.workshop() as new:
+        lines = _fill(new / "folder", server, found, light)
+        write_json(new / "record", {"challenge": server.key, "files": _sums(new / "folder")})
+        target.move_in(new, overwrite)
     return lines
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    dockerfile = target / "Dockerfile"
-    ours = dockerfile.is_file() and dockerfile.read_text(encoding="utf-8", errors="replace").startswith(MARK)
-    if not overwrite or not ours:
-        reason = "add --overwrite to replace it" if ours else "it is no container that an earlier submit wrote"
-        raise UserError(f"{target} exists: choose another -o; {reason}")
+def _sums(folder: Path) -> dict[str, dict[str, str]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): {"sha256": sha256_of(path)} for path in files}
 
 
 def _fill(folder: Path, challenge: Challenge, model: Model, light: bool) -> list[str]:
@@ -109,22 +86,20 @@ def _fill(folder: Path, challenge: Challenge, model: Model, light: bool) -> list
         "NNUNET": _installed("nnunetv2"),
         "TRAINER": model.folder.name,
         "PYTHON": ".".join(platform.python_version_tuple()[:2]),
-        "TORCH": _torch_line(torch),
+        "TORCH": _torch_line(),
         "EXTRA": _PACKAGE if model.needs_package else "",
-        "ENTRY": 'CMD ["sh", "predict.sh"]',
         "INPUTS": "/workspace/inputs" if flare else "/input",
         "OUTPUTS": "/workspace/outputs" if flare else "/output",
         "FOLDS": shlex.join(model.folds),
         "CHECKPOINT": shlex.quote(model.checkpoint),
-        "OPTIONS": LIGHT if light else "",
-        "CASE": _ONE_AT_A_TIME if flare else _COLLECT,
-        "ALL": "" if flare else "predict\n",
+        "OPTIONS": " --light" if light else "",
         "SETTINGS": f"Model: {model.folder.name}, folds {' '.join(model.folds)}, {model.checkpoint}; "
         f"nnunetv2 {_installed('nnunetv2')}, torch {torch}{'; light prediction' if light else ''}.",
     }
     texts = {
-        "Dockerfile": f"{MARK}\n{_filled('Dockerfile', fields)}",
+        "Dockerfile": _filled("Dockerfile", fields),
         "predict.sh": _filled("predict.sh", fields),
+        "predict.py": Path(predict.__file__).read_text(encoding="utf-8"),
         "README.md": _filled("README.flare22.md" if flare else "README.amos.md", fields),
         "requirements.txt": "".join(f"{line}\n" for line in _requirements(model.needs_package)),
         ".dockerignore": "inputs\noutputs\ninput\noutput\n*.tar.gz\n",
@@ -140,7 +115,7 @@ def _fill(folder: Path, challenge: Challenge, model: Model, light: bool) -> list
         f"MISSING: the trainer {model.trainer}, which is neither nnU-Net's nor this package's: add it to the image"
     )
     return [
-        "Dockerfile, requirements.txt, predict.sh, README.md",
+        "Dockerfile, requirements.txt, predict.sh, predict.py, README.md",
         f"model/           {model.folder.name}, folds {' '.join(model.folds)}",
         *package,
         *([] if stock else [foreign]),
@@ -167,24 +142,27 @@ def _installed(name: str) -> str:
         raise UserError(f"{name} is not installed here: its version is written into the container") from error
 
 
-def _torch_line(torch: str) -> str:
-    """The installed torch from where its variant is; one for CPUs only becomes PyPI's, which knows GPUs."""
-    number, _, variant = torch.partition("+")
-    if re.fullmatch(r"cu\d+", variant):
-        index = f"https://download.pytorch.org/whl/{variant}"
-        return f"RUN pip install --no-cache-dir torch=={torch} --extra-index-url {index}"
-    return f"RUN pip install --no-cache-dir torch=={number}"
+def _torch_line() -> str:
+    """The installed torch, and its sister, from where its variant is; one for CPUs becomes PyPI's, which knows GPUs."""
+    variant = _installed("torch").partition("+")[2]
+    cuda = re.fullmatch(r"cu\d+", variant) is not None
+    found = {"torch": _installed("torch")}
+    with contextlib.suppress(PackageNotFoundError):
+        found["torchvision"] = version("torchvision")
+    pinned = " ".join(f"{name}=={number if cuda else number.partition('+')[0]}" for name, number in found.items())
+    index = f" --extra-index-url https://download.pytorch.org/whl/{variant}" if cuda else ""
+    return f"RUN pip install --no-cache-dir {pinned}{index}"
 
 
 def _requirements(package: bool) -> list[str]:
-    """Pinned: nnU-Net, and what it and this package import; torch has a line of its own."""
+    """Pinned: nnU-Net, and what it and this package import; torch and torchvision have a line of their own."""
     names = {"nnunetv2"}
     for owner in ("nnunetv2", "dynamic-network-architectures", "timm", *(("nnunet-ext",) if package else ())):
         with contextlib.suppress(PackageNotFoundError):
             stated = [line for line in requires(owner) or [] if "extra ==" not in line]
             names |= {re.split(r"[^A-Za-z0-9._-]", line)[0].lower() for line in stated}
     pinned = []
-    for name in sorted(names - {"torch"}):
+    for name in sorted(names - {"torch", "torchvision"}):
         with contextlib.suppress(PackageNotFoundError):  # for another version of Python, say
             pinned.append(f"{name}=={version(name).partition('+')[0]}")
     return pinned

@@ -12,12 +12,15 @@ import numpy as np
 
 from nnunet_ext import __version__
 from nnunet_ext.errors import UserError
-from nnunet_ext.submission.archive import Output, sha256_of, write_json, write_zip
+from nnunet_ext.submission.archive import sha256_of, write_json, write_zip
 from nnunet_ext.submission.challenges import Challenge
 from nnunet_ext.submission.checking import Checked, Progress, check_place
+from nnunet_ext.submission.output import Output
 from nnunet_ext.submission.places import opened
 from nnunet_ext.submission.planning import Item, Plan, make_plan
+from nnunet_ext.submission.predictions import find_predictions
 from nnunet_ext.submission.problems import Problem, RefusedError, without_excused
+from nnunet_ext.submission.raw_data import find_raw
 from nnunet_ext.submission.servers import challenge_named
 from nnunet_ext.submission.writing import Written, write_item
 from nnunet_ext.versions import installed_nnunet
@@ -70,18 +73,19 @@ def submit(
     if _several(fill_empty) and server.key != "msd":
         raise UserError(f"--fill-empty is for the tasks of msd; {server.key} has none")
     target = Output(output)
+    target.keep_out_of([find_predictions(folder).folder for folder, _ in pairs] + [find_raw(raw) for _, raw in pairs])
+    target.recover()
     target.check(overwrite)
     plan = make_plan(server, pairs, name_template=name_template, labels=labels, fill_empty=_several(fill_empty))
     wrong = without_excused(plan.problems, allow_incomplete)
     if wrong or not plan.items:
         written = _write_all(plan.items, None, processes, progress)
         raise _refused(plan, [*wrong, *_problems(written)])
-    with target.unfinished() as workshop:
-        tree = workshop / "tree"
+    with target.workshop() as new:
+        tree, archive = new / "folder", new / "zip"
         written = _write_all(plan.items, tree, processes, progress)
         if found := _problems(written):
             raise _refused(plan, found)
-        archive = workshop / "upload.zip"
         write_zip(archive, tree, [item.path for item in plan.items])
         with opened(archive) as place:
             again = check_place(
@@ -90,12 +94,8 @@ def submit(
         if again.problems:
             raise _refused(plan, again.problems)
         report = _report(plan, written, tree, archive, again, target)
-        record = workshop / "record.json"
-        write_json(record, report)
-        made = {target.record: record, target.zip: archive, **({target.folder: tree} if target.folder else {})}
-        aside = workshop / "aside"
-        aside.mkdir()
-        target.move_in(made, aside)
+        write_json(new / "record", report)
+        target.move_in(new, overwrite)
     return report
 
 
@@ -167,7 +167,7 @@ def _report(
         "missing": excused,
         "notices": [*plan.notices, *again.notices, *_foreground_notices(written)],
         "files": files,
-        "zip": {"name": target.zip.name, "bytes": archive.stat().st_size, "sha256": sha256_of(archive)},
+        "zip": {"name": (target.zip or archive).name, "bytes": archive.stat().st_size, "sha256": sha256_of(archive)},
         "folder": None if target.folder is None else target.folder.name,
         "labels": {folder: {str(v): name for v, name in names.items()} for folder, names in plan.names.items()},
         "versions": {

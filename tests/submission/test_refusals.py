@@ -7,8 +7,6 @@ import gzip
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,35 +192,15 @@ def test_data_sets_that_were_not_converted_here(made: Converted, tmp_path: Path,
 
 def test_only_an_earlier_submission_is_replaced(made: Converted, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "thesis.txt").write_text("mine")
-    for overwrite in (False, True):
-        with pytest.raises(UserError):
-            submit("btcv", made.predictions, made.raw, out, overwrite=overwrite)
-    (out / "thesis.txt").unlink()
     submit("btcv", made.predictions, made.raw, out)
     with pytest.raises(UserError, match="--overwrite"):
         submit("btcv", made.predictions, made.raw, out)
     (made.predictions / "img0061.nii.gz").unlink()
     submit("btcv", made.predictions, made.raw, out, overwrite=True, allow_incomplete=True)
     assert not (out / "label0061.nii.gz").exists()
-    (out / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"thesis\.txt: it is not replaced"):
-        submit("btcv", made.predictions, made.raw, out, overwrite=True, allow_incomplete=True)
-    assert (out / "thesis.txt").read_text() == "mine"
-
-
-def test_what_a_killed_run_left_is_removed(made: Converted, tmp_path: Path) -> None:
-    started = (
-        "import os, pathlib, nnunet_ext.submission.archive as a\n"
-        f"with a.Output({str(tmp_path / 'out')!r}).unfinished() as folder:\n"
-        "    (folder / 'tree').mkdir()\n"
-        "    os.kill(os.getpid(), 9)"
-    )
-    subprocess.run([sys.executable, "-c", started], check=False)
-    assert len(list(tmp_path.glob(".out*"))) == 1
-    submit("btcv", made.predictions, made.raw, tmp_path / "out")
-    assert not list(tmp_path.glob(".out*"))
+    for place in (made.predictions / "out", made.raw, made.raw / "imagesTs" / "out.zip"):
+        with pytest.raises(UserError, match="which is read"):
+            submit("btcv", made.predictions, made.raw, place, overwrite=True)
 
 
 @pytest.mark.parametrize("when", ["file", "zip", "rename"])
@@ -245,7 +223,13 @@ def test_full_disk_leaves_everything_as_it_was(
         monkeypatch.setattr(shutil, "copyfileobj", full)
     else:
         rename = os.rename
-        monkeypatch.setattr(os, "rename", lambda old, new: full() if Path(old).name == "tree" else rename(old, new))
+        monkeypatch.setattr(
+            os,
+            "rename",
+            lambda old, new: (
+                full() if Path(old).name == "folder" and Path(old).parent.name == "new" else rename(old, new)
+            ),
+        )
     with pytest.raises(OSError, match="No space"):
         submit("btcv", made.predictions, made.raw, out, overwrite=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
