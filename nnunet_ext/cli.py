@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         place = f" while writing {error.filename}" if error.filename else ""
         sentence = f"no space left on the device{place}: free some, or point nnU-Net's folders to a larger disk."

@@ -50,8 +50,12 @@ class Converter:
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> Converter:
         """Make one of parsed arguments, of which it takes those that its constructor names."""
-        wanted = inspect.signature(cls).parameters
-        return cls(**{name: arguments[name] for name in wanted if name in arguments})
+        return cls(**cls.own_arguments(arguments))
+
+    @classmethod
+    def own_arguments(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the arguments that the constructor names."""
+        return {name: arguments[name] for name in inspect.signature(cls).parameters if name in arguments}
 
     def default_number(self, download: Download) -> int:
         """nnU-Net's id, where the user gives none."""

@@ -248,7 +248,8 @@ def _said(folders: Sequence[str]) -> Part | None:
 
 def _way(download: Download, file: SourceFile, case: str) -> tuple[str, ...]:
     """Names of the root, folders and archives that a case lies in, from the outside, without its own folder."""
-    outer = next(root for root in download.roots if file.container == root or root in file.container.parents)
+    above = (root for root in download.roots if file.container == root or root in file.container.parents)
+    outer = next(above, file.container.parent)  # a list of files stands for the folder that it lies in
     parts = file.container.relative_to(outer.parent).parts
     parts = parts[:-1] if file.member is None else (*parts, *PurePosixPath(file.member).parts[:-1])
     own = next((place for place, part in enumerate(parts) if part.lower() == case.lower()), len(parts))

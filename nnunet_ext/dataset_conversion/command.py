@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from nnunet_ext.dataset_conversion import CONVERTERS, converter_class
+from nnunet_ext.dataset_conversion import CONVERTERS, converter_class, files
 from nnunet_ext.dataset_conversion.cases import FOLDERS
 from nnunet_ext.dataset_conversion.options import CHECKS, REORIENT, Options, Report
 from nnunet_ext.dataset_conversion.partition import names_of
@@ -117,17 +118,26 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         report = convert(args.dataset, args.download, options, vars(args), _progress)
+    except (UserError, OSError) as error:
+        _write_json(args.json, {"ok": False, "error": str(error)})
+        if isinstance(error, UserError) or error.errno in files.FULL:
+            raise
+        raise UserError(f"{error.filename or 'a file'}: {error.strerror or error}.") from error
     except KeyboardInterrupt:
         print("\nInterrupted: nothing is half-written, and the same command goes on from here.", file=sys.stderr)
         return INTERRUPTED
     print(as_text(report))
-    if args.json is not None:
-        content = {**asdict(report), "folder": str(report.folder), "ok": report.ok}
-        try:
-            args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot write {args.json}: {error.strerror}") from error
+    _write_json(args.json, {**asdict(report), "folder": str(report.folder), "ok": report.ok})
     return 0 if report.ok else 1
+
+
+def _write_json(path: Path | None, content: dict[str, Any]) -> None:
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _default_processes() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,6 +17,7 @@ from nnunet_ext.dataset_conversion.cases import Layout
 from nnunet_ext.dataset_conversion.partition import Partition, read_folds
 from nnunet_ext.dataset_conversion.state import files_of, write_json
 from nnunet_ext.dataset_conversion.target import nnunet_folder, trained_folds
+from nnunet_ext.errors import UserError
 
 
 def dataset_json(layout: Layout, training: int, name: str) -> dict[str, Any]:
@@ -82,9 +84,12 @@ def write_data_set(
     ]
     if unlabelled:
         write_json(folder / "unlabelled.json", unlabelled)
+    else:
+        (folder / "unlabelled.json").unlink(missing_ok=True)
     return content
 
 
+_READ = ("channel_names", "labels", "regions_class_order", "overwrite_image_reader_writer")
 _NNUNETS = ("channel_names", "labels", "regions_class_order", "numTraining", "file_ending")
 
 
@@ -112,35 +117,62 @@ class WrittenSplits:
     notices: tuple[str, ...] = ()
 
 
-def write_splits(name: str, partition: Partition, earlier: Mapping[str, Any], replace: bool) -> WrittenSplits:
+def write_splits(name: str, partition: Partition, earlier: Mapping[str, Any], force: bool) -> WrittenSplits:
     """Write splits_final.json into the data set's preprocessed folder, where nnU-Net's training looks for it.
 
     Args:
         name: of the data set.
         partition: the folds; none: nothing is written.
         earlier: the conversion.json of the last run.
-        replace: folds that others made may be replaced.
+        force: folds that others made are replaced; they are kept beside.
     """
     if not partition.folds:
-        return WrittenSplits({"names": list(partition.names), "written": False}, _left_over(name))
-    folder = nnunet_folder("nnUNet_preprocessed") / name
-    path, folds = folder / "splits_final.json", [dict(fold) for fold in partition.folds]
+        earlier_sum = {key: value for key, value in earlier.get("splits", {}).items() if key == "sha256"}
+        return WrittenSplits({"names": list(partition.names), "written": False, **earlier_sum}, _left_over(name))
+    path, folds = _splits_path(name), [dict(fold) for fold in partition.folds]
     record = {"names": list(partition.names), "sources": list(partition.sources), "sha256": _sum(folds)}
     present = read_folds(path) if path.exists() else None
     if present == folds:
         return WrittenSplits({**record, "written": True})
-    ours = present is not None and _sum(present) == earlier.get("splits", {}).get("sha256")
-    if path.exists() and not ours and not replace:
-        notice = f"{path} was made by others and has other folds; it was left. --force replaces it."
-        return WrittenSplits({**record, "written": False}, (notice,))
+    notices = []
+    if path.exists() and not _is_ours(present, earlier):
+        if not force:
+            notice = f"{path} was made by others and has other folds; it was left. --force replaces it."
+            return WrittenSplits({**record, "written": False}, (notice,))
+        kept_as = path.with_name("splits_before_conversion.json")
+        shutil.copyfile(path, kept_as)
+        notices.append(f"{path} was replaced; the folds of others are kept in {kept_as.name}")
     write_json(path, folds)
     trained = trained_folds(name) if present is not None else []
-    notices = [
+    notices += [
         f"the folds changed, but {len(trained)} folds were trained on the earlier ones ({folder.parent.name}): their "
         "validation cases may now be training cases."
         for folder in trained[:1]
     ]
     return WrittenSplits({**record, "written": True}, tuple(notices))
+
+
+def check_splits(name: str, earlier: Mapping[str, Any], asked_for: bool, force: bool) -> None:
+    """Find out before the work whether the folds can be written.
+
+    Raises:
+        UserError: there is no folder for them; or they were asked for, but others' folds are there.
+    """
+    path = _splits_path(name)
+    if path.parent.parent.exists() and not path.parent.parent.is_dir():
+        raise UserError(f"nnUNet_preprocessed is {path.parent.parent}, which is no folder.")
+    if asked_for and not force and path.exists() and not _is_ours(read_folds(path), earlier):
+        raise UserError(
+            f"{path} was made by others. --force replaces it (a copy is kept); without --split it is left as it is."
+        )
+
+
+def _splits_path(name: str) -> Path:
+    return nnunet_folder("nnUNet_preprocessed") / name / "splits_final.json"
+
+
+def _is_ours(folds: Any, earlier: Mapping[str, Any]) -> bool:
+    return folds is not None and _sum(folds) == earlier.get("splits", {}).get("sha256")
 
 
 def _left_over(name: str) -> tuple[str, ...]:
@@ -178,11 +210,20 @@ def repeated_content(done: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [f"{' and '.join(same)} have the same image: one patient twice?" for same in cases.values() if len(same) > 1]
 
 
-def stale_preprocessing(name: str, earlier: Mapping[str, Any], done: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Say so if nnU-Net has preprocessed the data set and its cases have changed since the last conversion."""
+def stale_preprocessing(
+    name: str, earlier: Mapping[str, Any], done: Mapping[str, Mapping[str, Any]], layout: Layout
+) -> list[str]:
+    """Say so if nnU-Net has preprocessed the data set and its cases or its labels have changed since."""
     folder = os.environ.get("nnUNet_preprocessed")
     if not earlier or not folder or not Path(folder, name, "dataset_fingerprint.json").is_file():
         return []
+    wanted = dataset_json(layout, 0, name)
+    described = [key for key in _READ if earlier.get("dataset_json", {}).get(key) != wanted.get(key)]
+    if described:
+        return [
+            f"{', '.join(described)} of dataset.json changed since {Path(folder, name)} was made: run "
+            "nnUNetv2_plan_and_preprocess again."
+        ]
     before, after = ({case: _content(entry) for case, entry in cases.items()} for cases in (earlier["cases"], done))
     if before == after:
         return []

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any
 
 from nnunet_ext.dataset_conversion import files
@@ -54,8 +57,9 @@ def results(jobs: Sequence[Job], processes: int) -> Iterator[Result]:
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context)
-    running: dict[Future[dict[str, Any] | Fault], Job] = {pool.submit(attempt, job): job for job in jobs}
     try:
+        with _interrupts_ignored():  # the workers inherit that: Ctrl-C is for this process, which lets them finish
+            running: dict[Future[dict[str, Any] | Fault], Job] = {pool.submit(attempt, job): job for job in jobs}
         for future in as_completed(running):
             yield running.pop(future), future.result()
     except BrokenProcessPool as error:
@@ -66,3 +70,16 @@ def results(jobs: Sequence[Job], processes: int) -> Iterator[Result]:
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes that are started in this block do not notice Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from nnunet_ext.dataset_conversion import converter_class, files, partition
 from nnunet_ext.dataset_conversion.base import Converter
 from nnunet_ext.dataset_conversion.cases import Case, Fault, Found, Layout, Rules
 from nnunet_ext.dataset_conversion.compressed import plain_tars, read_from
+from nnunet_ext.dataset_conversion.earlier import Earlier, names_of_job
 from nnunet_ext.dataset_conversion.options import Options, Report
 from nnunet_ext.dataset_conversion.outcome import (
+    check_splits,
     label_table,
     repeated_content,
     stale_preprocessing,
@@ -27,7 +29,7 @@ from nnunet_ext.dataset_conversion.outcome import (
 from nnunet_ext.dataset_conversion.partition import Partition
 from nnunet_ext.dataset_conversion.pool import Result, results
 from nnunet_ext.dataset_conversion.sources import Download, open_download
-from nnunet_ext.dataset_conversion.state import State, locked, settings_of
+from nnunet_ext.dataset_conversion.state import ASIDE, State, files_of, locked, settings_of
 from nnunet_ext.dataset_conversion.target import check_number, dataset_name, lies_within, nnunet_folder
 from nnunet_ext.dataset_conversion.work import Job
 from nnunet_ext.errors import UserError
@@ -61,13 +63,15 @@ def convert(
     if options.fix_nan and options.check != "full":
         raise UserError("--fix-nan looks at all voxels, so it goes with --check full only.")
     start = time.monotonic()
-    converter = converter_class(key).from_arguments(dict(own or {}))
+    converter_of_key = converter_class(key)
+    converter = converter_of_key.from_arguments(dict(own or {}))
     download = open_download(places, converter.skip)
     found = converter.find(download)
     if not found.cases and not found.faults:
         raise converter.nothing_found(download)
     found = _without_repeated_ids(found)
     task = _Task(converter, download, found, options)
+    task.own = {name: str(value) for name, value in converter_of_key.own_arguments(own or {}).items()}
     report = task.prepare()
     if options.strict and (report.faults or task.unexpected):
         reasons = [*(f"{fault.case}: {fault.reason}" for fault in report.faults), *task.unexpected]
@@ -99,6 +103,7 @@ class _Task:
 
     def __init__(self, converter: Converter, download: Download, found: Found, options: Options) -> None:
         self.converter, self.download, self.found, self.options = converter, download, found, options
+        self.own: dict[str, str] = {}
         number = options.number if options.number is not None else converter.default_number(download)
         self.name = dataset_name(number, options.name or converter.default_name(download))
         self.folder = nnunet_folder("nnUNet_raw") / self.name
@@ -146,7 +151,7 @@ class _Task:
 
     def _unexpected(self) -> list[str]:
         """How the number of cases differs from the complete release."""
-        counts = _counts(self.found.cases)
+        counts = _counts(case.part for case in self.found.cases)
         return [
             f"{counts.get(part, 0)} {part} cases found, the complete release has {number}"
             for part, number in self.converter.expected.items()
@@ -161,10 +166,12 @@ class _Task:
     def prepare(self) -> Report:
         """The report as far as it is known before anything is written."""
         report = Report(self.name, self.folder, dry_run=self.options.dry_run)
-        report.counts = _counts(self.cases())
+        report.counts = _counts(case.part for case in self.cases())
         report.faults = list(self.found.faults)
         report.notices = [*self.download.notices, *self.found.notices, *self.unexpected, *self.partition.notices]
         report.folds = _described(self.partition)
+        if self.partition.folds:
+            check_splits(self.name, self.state.record, bool(self.options.splits), self.options.force)
         return report
 
     def jobs(self) -> list[Job]:
@@ -173,20 +180,23 @@ class _Task:
         how = (options.mode, options.check, options.fix_nan, self.reorient_files, options.copy_geometry, self.in_place)
         ending, rules = self.layout.file_ending, self.rules
         name = None if rules.inspect is None else rules.inspect.__qualname__
-        settings = settings_of(ending, replace(rules, inspect=None), name, sorted(values), how)
+        settings = settings_of(
+            (ending, rules.label_map, rules.channels, sorted(values), self.layout.channel_names),
+            (replace(rules, inspect=None), name, how),
+        )
         return [Job(case, self.folder, ending, rules, values, *how, settings) for case in self.cases()]
 
     def work(self, report: Report, progress: Progress | None) -> None:
         """Convert the cases and write everything else."""
+        self.state = State(self.folder)  # what another run wrote before this one had the lock
+        self._check_folder()
         files.remove_unfinished(self.folder)
         jobs = self.jobs()
-        done: dict[str, dict[str, Any]] = {}
-        for job in jobs if not self.options.force else ():
-            entry = self.state.finished(job)
-            if entry is not None:
-                done[job.case.id] = entry
-        report.skipped = len(done)
-        left = [job for job in jobs if job.case.id not in done]
+        earlier = Earlier(self.state, jobs, self.layout, self.options.force, self.in_place)
+        done, left = earlier.finished(report), earlier.to_do(report)
+        if not self.in_place:
+            self.state.plan(name for job in left for name in names_of_job(job))
+            earlier.make_room(left, report)
         with self._readable(left) as ready:
             stream = results(ready, self.options.processes)
             size = sum(file.size for job in left for file in _files(job.case))
@@ -197,6 +207,7 @@ class _Task:
                         raise UserError(f"--strict: stopped at {result.case}: {result.reason}")
                 else:
                     done[job.case.id] = self.state.add(job, result)
+        earlier.keep_good_ones(done, report)
         self._finish(report, {case: done[case] for case in sorted(done)})
 
     @contextmanager
@@ -212,21 +223,21 @@ class _Task:
         if not done:
             reasons = "".join(f"\n  {fault.case}: {fault.reason}" for fault in report.faults[:10])
             raise UserError(f"{self.name}: no case could be used, so no data set was made:{reasons}")
-        self.state.drop(done)
-        report.counts = _counts_of(done)
+        if not self.in_place:
+            moved = self.state.put_aside(self.state.unwanted(done), self.options.force)
+            report.notices += [f"{name} is not in the data set any more: moved to {ASIDE}" for name in moved]
+        report.counts = _counts(entry["part"] for entry in done.values())
         report.faults.sort(key=lambda fault: fault.case)
-        for entry in done.values():
-            for file in (*entry["images"], entry["label"] or {}):
-                if file:
-                    report.actions[file["action"]] = report.actions.get(file["action"], 0) + 1
+        report.actions = _counts(file["action"] for entry in done.values() for file in files_of(entry))
         report.notices += [f"{case}: {notice}" for case, entry in done.items() for notice in entry["notices"]]
         report.notices += repeated_content(done)
+        report.notices += self._not_linked(done)
         report.labels = label_table(done, self.layout)
-        report.notices += stale_preprocessing(self.name, self.state.record, done)
+        report.notices += stale_preprocessing(self.name, self.state.record, done, self.layout)
         folds = partition.without(self.partition, {fault.case for fault in report.faults})
         report.notices += folds.notices[len(self.partition.notices) :]
         report.folds = _described(folds)
-        splits = write_splits(self.name, folds, self.state.record, self.options.force or bool(self.options.splits))
+        splits = write_splits(self.name, folds, self.state.record, self.options.force)
         report.notices += splits.notices
         if splits.record.get("written") is False:
             report.folds = []
@@ -236,6 +247,20 @@ class _Task:
         self.state.finish(self._record(report, done, dataset_json, splits.record))
         if self.options.check != "none" and report.counts.get("training"):
             report.problem = verify(self.folder, self.options.processes)
+
+    def _not_linked(self, done: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Say so where the disk has no links and files were copied instead."""
+        copied = [
+            file["file"]
+            for entry in done.values()
+            for file in files_of(entry)
+            if file["action"] == "copy" and file["member"] is None
+        ]
+        return (
+            [f"{len(copied)} files were copied: the disk has no links"]
+            if copied and self.options.mode != "copy"
+            else []
+        )
 
     def _training(self, done: Mapping[str, Mapping[str, Any]]) -> int:
         """Training cases that nnU-Net finds; in place also those that were left out, whose files are still there."""
@@ -250,7 +275,7 @@ class _Task:
             "dataset": self.converter.key,
             "name": self.name,
             "versions": versions(),
-            "options": {name: getattr(self.options, name) for name in ("mode", "check", "fix_nan", "reorient")},
+            "options": {**asdict(self.options), "own": self.own},
             "downloads": [str(root) for root in self.download.roots],
             "label_map": None if label_map is None else {str(old): new for old, new in label_map.items()},
             "dataset_json": dataset_json,
@@ -290,17 +315,10 @@ def _files(case: Case) -> tuple[Any, ...]:
     return case.images if case.label is None else (*case.images, case.label)
 
 
-def _counts(cases: Iterable[Case]) -> dict[str, int]:
+def _counts(parts: Iterable[str]) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for case in cases:
-        counts[case.part] = counts.get(case.part, 0) + 1
-    return counts
-
-
-def _counts_of(done: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for entry in done.values():
-        counts[entry["part"]] = counts.get(entry["part"], 0) + 1
+    for part in parts:
+        counts[part] = counts.get(part, 0) + 1
     return counts
 
 
