@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 try:
     import golden_kd
+    import golden_metrics
     import golden_ossnet
     import golden_slices
     import golden_tools as golden
 except ModuleNotFoundError:  # loaded by its path, outside of pytest
     sys.path.append(str(Path(__file__).parent))
     import golden_kd
+    import golden_metrics
     import golden_ossnet
     import golden_slices
     import golden_tools as golden
@@ -34,6 +36,8 @@ from nnunet_ext.weights.loading import CheckpointError
 from nnunet_ext.weights.sshunet_configuration import Configuration, GateChoice, from_constructor, infer_configuration
 
 Arrays = dict[str, np.ndarray]
+run_metrics = golden_metrics.run_metrics
+run_lesionwise = golden_metrics.run_lesionwise
 
 
 def run_fixture(method: str, spec: dict[str, Any], given: dict[str, np.ndarray]) -> Arrays:

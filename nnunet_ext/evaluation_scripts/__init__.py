@@ -1,0 +1,1 @@
+"""Evaluation as the papers and challenges define it: metrics, conventions, tables, statistics, reports."""

@@ -1,0 +1,102 @@
+"""Label maps from files, with their geometry; and whether two lie on the same grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_ext.dataset_conversion import other_formats, volumes
+from nnunet_ext.dataset_conversion.label_values import LabelValues
+from nnunet_ext.dataset_conversion.sources import SourceFile, ending_of
+from nnunet_ext.errors import UserError
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", ".png", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """A label map.
+
+    Attributes:
+        labels: (z, y, x), in 2D (y, x); uint8 or uint16.
+        spacing: millimetres along the axes of `labels`; of pictures 1, which is a pixel.
+        affine: from (x, y, z) to RAS millimetres; None: of pictures.
+    """
+
+    labels: np.ndarray
+    spacing: tuple[float, ...]
+    affine: np.ndarray | None
+
+
+def read(path: Path) -> LabelMap:
+    """Read a label map.
+
+    Raises:
+        UserError: it can't be read, or holds something else than labels.
+    """
+    file = SourceFile(path.name, path, None, path.stat().st_size, path.stat().st_mtime_ns)
+    try:
+        if file.ending in (".nii", ".nii.gz"):
+            volume = volumes.read_volume(file, file.read())
+            array, affine = volume.values(), volume.affine
+        else:
+            array, given = other_formats.read(file)
+            if given is None:
+                labels = LabelValues(array if array.ndim == 2 else array[..., 0], str(path)).integers
+                return LabelMap(labels, (1.0,) * labels.ndim, None)
+            affine = given
+        if array.ndim > 3 and array.shape[3:] == (1,) * (array.ndim - 3):
+            array = array.reshape(array.shape[:3])
+        if array.ndim != 3:
+            raise UserError(f"{path}: {array.ndim} axes; a label map has 3")
+        labels = LabelValues(array, str(path)).integers.transpose(2, 1, 0)
+    except volumes.UnusableError as error:
+        raise UserError(str(error)) from error
+    spacing = tuple(float(edge) for edge in volumes.spacing_of(affine)[::-1])
+    return LabelMap(labels, spacing, affine)
+
+
+def same_grid(reference: LabelMap, predicted: LabelMap, names: tuple[Path, Path]) -> list[str]:
+    """Check that two label maps can be compared voxel by voxel.
+
+    Args:
+        reference: one.
+        predicted: the other.
+        names: their files, for messages.
+
+    Returns:
+        Notices: origin or direction differ.
+
+    Raises:
+        UserError: shape or spacing differ.
+    """
+    if reference.labels.shape != predicted.labels.shape:
+        raise UserError(
+            f"{names[1]}: shape {predicted.labels.shape}, but {reference.labels.shape} of {names[0]} (axes z, y, x): "
+            "not the same image, or predicted on another grid. Nothing is resampled: predict on the original image."
+        )
+    if reference.affine is None or predicted.affine is None:
+        return []
+    shape = reference.labels.shape[::-1]
+    differs = volumes.difference((shape, predicted.affine), (shape, reference.affine))
+    if differs.spacing:
+        raise UserError(
+            f"{names[1]}: spacing {_rounded(predicted)} mm, but {_rounded(reference)} mm of {names[0]} (axes z, y, x): "
+            "not the same image, or a header was lost."
+        )
+    return (
+        [f"{names[1].name}: {differs} differ from those of {names[0]}; voxels are compared as stored"]
+        if differs
+        else []
+    )
+
+
+def _rounded(label_map: LabelMap) -> tuple[float, ...]:
+    return tuple(round(edge, 5) for edge in label_map.spacing)
+
+
+def is_label_map(path: Path) -> bool:
+    """Whether a file's name is one of a label map; hidden files are not."""
+    return path.is_file() and not path.name.startswith(".") and ending_of(path.name) in ENDINGS
