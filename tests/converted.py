@@ -13,9 +13,12 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from trees.volumes import affine, labels, save
 
+from nnunet_ext.dataset_conversion.cases import SPLIT_FILES
 from nnunet_ext.dataset_conversion.volumes import geometry
 
 SHAPE = (6, 5, 4)
+AMOS_CT = [int(case[5:]) for case in json.loads((SPLIT_FILES / "amos_official.json").read_text())["ct_val"]]
+"""Numbers of the validation cases."""
 
 
 @dataclass
@@ -178,14 +181,14 @@ def complete(folder: Path, key: str) -> Converted:
     if key == "brats2020":
         return brats2020(folder)
     nested = {0: 0, 1: 2, 2: 1, 4: 3}
-    numbers: dict[str, tuple[str, range, str, Iterable[int], Mapping[int, int] | None]] = {
+    numbers: dict[str, tuple[str, Iterable[int], str, Iterable[int], Mapping[int, int] | None]] = {
         "btcv": ("img{:04d}", range(61, 81), "Dataset803_BTCV", range(14), None),
         "brats2021": ("BraTS2021_{:05d}", range(1, 220), "Dataset137_BraTS2021", (0, 1, 2, 4), nested),
         "brats2023gli": ("BraTS-GLI-{:05d}-000", range(219), "Dataset823_BraTS", range(4), {0: 0, 1: 2, 2: 1, 3: 3}),
         "brats2024gli": ("BraTS-GLI-{:05d}-101", range(188), "Dataset226_BraTS", range(5), None),
         "lits": ("test_{}", range(70), "Dataset829_LiTS", range(3), None),
-        "amos_ct": ("amos_{:04d}", range(1, 101), "Dataset218_AMOS", range(16), None),
-        "amos_ctmr": ("amos_{:04d}", range(401, 521), "Dataset219_AMOS", range(16), None),
+        "amos_ct": ("amos_{:04d}", AMOS_CT, "Dataset218_AMOS", range(16), None),
+        "amos_ctmr": ("amos_{:04d}", [*AMOS_CT, *range(507, 527)], "Dataset219_AMOS", range(16), None),
         "flare22": ("FLARETs_{:04d}", range(1, 51), "Dataset822_FLARE22", range(14), None),
     }
     pattern, range_of, name, values, label_map = numbers[key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from nnunet_ext.errors import UserError
@@ -30,8 +31,8 @@ class Section:
         values: that a label map may have.
         count: how many files there must be; None: not known for certain.
         stated: how many there should be where that is not certain, for a notice.
-        official: fields of each expected file's name, where the challenge's cases are known.
-        pattern: regular expression of a file's name without ending, where they are not.
+        official: what tells each case of the challenge that is known; fields as in `Challenge.template`.
+        pattern: regular expression of the ids of cases beyond these; "": there are none.
         takes: whether a case of the raw data set is one of the challenge's.
     """
 
@@ -40,7 +41,7 @@ class Section:
     count: int | None = None
     stated: int | None = None
     official: tuple[Mapping[str, Any], ...] = ()
-    pattern: str = ".+"
+    pattern: str = ""
     takes: Callable[[RawCase], bool] = always
 
 
@@ -51,8 +52,8 @@ class Challenge:
     Attributes:
         key: its name on the command line.
         title: for people.
-        template: a file's name; fields are `id` (the case's), `num` (the number at its end), `patient` and the case's
-            details in conversion.json, such as `phase`.
+        template: a file's name; fields are those of `name_fields`.
+        alternative: another template that some say the server wants; "": none.
         sections: the folders.
         upload: where and how to upload; one or two sentences.
         datasets: keys of converters whose data sets fit.
@@ -68,6 +69,7 @@ class Challenge:
     sections: tuple[Section, ...]
     upload: str
     datasets: tuple[str, ...]
+    alternative: str = ""
     dtypes: tuple[str, ...] = ("uint8",)
     shape: tuple[int, int, int] | None = None
     container: bool = False
@@ -93,9 +95,8 @@ class Challenge:
             name = wanted.format(**fields)
         except KeyError as error:
             raise UserError(
-                f"the case {fields.get('id', '')} has no {error.args[0]!r}, which the file name {wanted} needs; its "
-                f"fields are {', '.join(sorted(fields))}. They come from the case's details in conversion.json: "
-                "convert the download again, or give another --name-template."
+                f"{fields.get('id', 'the case')} has no {error.args[0]!r}, which the file name {wanted} needs; its "
+                f"fields are {', '.join(sorted(fields))} (of the case's id, and its details in conversion.json)."
             ) from error
         except (ValueError, IndexError, AttributeError, TypeError) as error:
             raise UserError(
@@ -109,12 +110,49 @@ class Challenge:
         return name
 
     def official_names(self, section: Section, template: str | None = None) -> tuple[str, ...]:
-        """The names of all files of a section, where the challenge's cases are known; else empty."""
+        """The names of a section's known cases, without any data set.
+
+        Raises:
+            UserError: the template needs more than is known of them.
+        """
+        known = {name for fields in section.official[:1] for name in fields}
+        unknown = sorted(set(_fields(template or self.template)) - known) if known else []
+        if unknown:
+            raise UserError(
+                f"--name-template {template}: without --raw, only {', '.join(sorted(known))} of {self.key}'s cases are "
+                f"known, not {', '.join(unknown)}: give --raw, too"
+            )
         return tuple(self.file_name(fields, template) for fields in section.official)
+
+    def name_pattern(self, section: Section, template: str | None = None) -> str:
+        """Regular expression of the names of cases beyond the known; "": there are none."""
+        if not section.pattern:
+            return ""
+        known = {"id": f"(?:{section.pattern})", "num": r"\d+"}
+        parts = []
+        for text, field, _, _ in _parsed(template or self.template):
+            parts.append(re.escape(text))
+            parts += [] if field is None else [known.get(field, r"[A-Za-z0-9._-]+")]
+        return "".join(parts)
+
+
+def _parsed(template: str) -> list[tuple[str, str | None, str | None, str | None]]:
+    try:
+        return list(Formatter().parse(template))
+    except ValueError as error:
+        raise UserError(f"--name-template {template!r} cannot be filled in ({error})") from error
+
+
+def _fields(template: str) -> list[str]:
+    return [field for _, field, _, _ in _parsed(template) if field]
 
 
 def name_fields(case: RawCase) -> dict[str, Any]:
-    """What a file's name can be made of."""
+    """What a file's name can be made of.
+
+    `id` (the case's), `num` (the number at its end), `patient`, and the case's details in conversion.json, such as
+    `phase`, in capitals.
+    """
     fields: dict[str, Any] = {
         name: value for name, value in case.details.items() if isinstance(value, str | int | float)
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -154,7 +153,7 @@ def _sorted_out(
     for part in expected:
         values = labels if labels is not None else part.section.values
         here = [name for name in place.names if str(PurePosixPath(name).parent) == (part.section.folder or ".")]
-        found = [name for name in here if _fits(PurePosixPath(name).name, part, challenge)]
+        found = [name for name in here if part.fits(PurePosixPath(name).name)]
         for name in found:
             case = part.cases.get(PurePosixPath(name).name)
             files.append(_File(name, values, None if case is None else case.original))
@@ -164,12 +163,6 @@ def _sorted_out(
         done.notices += part.notices
     done.problems += [_misplaced(name, challenge, expected) for name in place.names if name not in taken]
     return files
-
-
-def _fits(base: str, part: Expected, challenge: Challenge) -> bool:
-    if part.closed:
-        return base in part.cases
-    return re.fullmatch(part.section.pattern + re.escape(challenge.ending), base) is not None
 
 
 def _missing(part: Expected, found: Sequence[str]) -> list[Problem]:
@@ -191,14 +184,16 @@ def _misplaced(name: str, challenge: Challenge, expected: Sequence[Expected]) ->
     path = PurePosixPath(name)
     if any(part.startswith((".", "__MACOSX")) or part.lower() in ("thumbs.db", "desktop.ini") for part in path.parts):
         return Problem("extra", name, "hidden, or put there by the operating system: remove it")
-    folders = [part.section.folder for part in expected if _fits(path.name, part, challenge)]
+    folders = [part.section.folder for part in expected if part.fits(path.name)]
     if folders:
         wanted = f"in {folders[0]}/" if folders[0] else "at the root"
         return Problem("layout", name, f"in the wrong folder: it must be {wanted}")
     other = {".nii": f"{path.name}.gz", ".gz": path.name.removesuffix(".gz")}.get(path.suffix, "")
-    if any(_fits(other, part, challenge) for part in expected):
+    if any(part.fits(other) for part in expected):
         compressed = "compressed, .nii.gz" if challenge.ending == ".nii.gz" else "not compressed, .nii"
         return Problem("compression", name, f"must be {compressed} ({other})")
+    if challenge.alternative and path.name in challenge.official_names(challenge.sections[0], challenge.alternative):
+        return Problem("extra", name, f"if the board wants such names: --name-template '{challenge.alternative}'")
     example = next((n for part in expected for n in sorted(part.cases)), None) or challenge.template
     return Problem("extra", name, f"no file of this challenge, whose files have names such as {example}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
 from dataclasses import dataclass, field
 
 from nnunet_ext.dataset_conversion.msd_tasks import TASKS, task_of
@@ -19,20 +19,24 @@ class Expected:
     Attributes:
         section: which.
         cases: file name -> its case; None: the case is not in the raw data set, or there is none given.
-        closed: no other names are allowed; otherwise those that the section's pattern fits are.
+        pattern: regular expression of further names that are allowed; "": there are none.
         problems: of kind "missing" where the raw data set lacks cases, and others.
         notices: what may matter.
     """
 
     section: Section
     cases: dict[str, RawCase | None]
-    closed: bool
+    pattern: str = ""
     problems: list[Problem] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
     def path(self, name: str) -> str:
         """A file's name in the submission, with its folder."""
         return f"{self.section.folder}/{name}" if self.section.folder else name
+
+    def fits(self, name: str) -> bool:
+        """Whether a file may be called so."""
+        return name in self.cases or (self.pattern != "" and re.fullmatch(self.pattern, name) is not None)
 
 
 def expected_files(challenge: Challenge, section: Section, raw: RawData | None, template: str | None) -> Expected:
@@ -43,52 +47,67 @@ def expected_files(challenge: Challenge, section: Section, raw: RawData | None, 
         section: one of the challenge's.
         raw: the data set with its cases; None: only official lists are used.
         template: of the names, in place of the challenge's.
+
+    Raises:
+        UserError: the data set has no case of the challenge's, or the names cannot be made.
     """
-    official = challenge.official_names(section, template)
-    expected = Expected(section, dict.fromkeys(official), closed=bool(official) or raw is not None)
     if raw is None:
-        return expected
+        names = challenge.official_names(section, template)
+        return Expected(section, dict.fromkeys(names), challenge.name_pattern(section, template))
+    expected = Expected(section, {})
+    found: dict[int, RawCase] = {}
     for case in raw.cases.values():
         if section.takes(case):
-            _add(expected, challenge, case, official, template)
-    if official:
-        expected.problems += [
-            Problem("missing", expected.path(name), f"its image is not among the cases of {raw.name}")
-            for name, case in expected.cases.items()
-            if case is None
-        ]
+            _add(expected, found, challenge, case, template)
+    if not expected.cases and not expected.problems:
+        raise UserError(
+            f"{raw.name} has none of {challenge.key}'s cases{_example(section)}; its own are such as "
+            f"{', '.join(list(raw.cases)[:2]) or '(none)'}: is it the right --raw?"
+        )
+    for number, fields in enumerate(section.official):
+        if number not in found:
+            name = challenge.file_name(fields)
+            expected.cases.setdefault(name, None)
+            text = f"its image is not among the cases of {raw.name}"
+            expected.problems.append(Problem("missing", expected.path(name), text))
     _compare_count(expected, raw.name)
     return expected
 
 
+def _example(section: Section) -> str:
+    first = next(iter(section.official), None)
+    return f" ({', '.join(str(value) for value in first.values())})" if first else ""
+
+
 def _add(
-    expected: Expected, challenge: Challenge, case: RawCase, official: Sequence[str], template: str | None
+    expected: Expected, found: dict[int, RawCase], challenge: Challenge, case: RawCase, template: str | None
 ) -> None:
-    fields = name_fields(case)
-    if official and not _may_be_official(fields, expected.section):
+    """Add a case if it is the challenge's: what it and an official case both state is the same, or its id fits."""
+    section, fields = expected.section, name_fields(case)
+    official = [
+        number
+        for number, known in enumerate(section.official)
+        if all(fields[name] == value for name, value in known.items() if name in fields)
+    ]
+    if section.official and not official and not (section.pattern and re.fullmatch(section.pattern, case.id)):
         return
     try:
         name = challenge.file_name(fields, template)
     except UserError as error:
         expected.problems.append(Problem("name", case.id, str(error)))
         return
-    if official and name not in expected.cases:
+    if len(official) > 1:
+        lacking = sorted(set(section.official[0]) - set(fields))
+        text = f"conversion.json does not state its {' and '.join(lacking)}: convert the download again"
+        expected.problems.append(Problem("name", case.id, text))
         return
     other = expected.cases.get(name)
     if other is not None:
-        expected.problems.append(
-            Problem("name", case.id, f"its file would be called {name}, as that of {other.id}: change --name-template")
-        )
+        text = f"its file would be called {name}, as that of {other.id}: change --name-template"
+        expected.problems.append(Problem("name", case.id, text))
         return
+    found.update(dict.fromkeys(official, case))
     expected.cases[name] = case
-
-
-def _may_be_official(fields: Mapping[str, object], section: Section) -> bool:
-    """Whether what a case and the official cases both state is the same for one of these."""
-    return any(
-        all(fields[name] == value for name, value in official.items() if name in fields)
-        for official in section.official
-    )
 
 
 def _compare_count(expected: Expected, name: str) -> None:

@@ -97,8 +97,8 @@ def make_plan(
         _add_empty(plan, section, cases, name_template, notice)
     for section in challenge.sections:
         if section.folder not in sections:
-            text = "no predictions given; the server wants all of them. Add predictions and --raw, or --fill-empty"
-            plan.expected.append(Expected(section, {}, closed=False))
+            text = "no predictions given; the server wants all ten tasks. Add predictions and --raw, or --fill-empty"
+            plan.expected.append(Expected(section, {}))
             plan.problems.append(Problem("missing", f"{section.folder}/", text))
     return plan
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from nnunet_ext.dataset_conversion.cases import SPLIT_FILES
@@ -27,25 +26,19 @@ def _numbered(pattern: str, numbers: range) -> tuple[dict[str, Any], ...]:
     return tuple({"id": pattern.format(number), "num": number} for number in numbers)
 
 
-def _official_validation(case: RawCase) -> bool:
-    """AMOS: the challenge's validation cases, whatever part they have here; their labels are public by now."""
-    official = case.details.get("official")
-    return official == "val" if official is not None else case.id in _amos_validation()
-
-
-def _official_ct_validation(case: RawCase) -> bool:
-    return _official_validation(case) and bool(case.id[-4:].isdigit()) and int(case.id[-4:]) <= 500
-
-
 def _any_case(case: RawCase) -> bool:
     """Any case may be one of the official: the names decide."""
     return True
 
 
-@lru_cache
-def _amos_validation() -> tuple[str, ...]:
-    content = json.loads((SPLIT_FILES / "amos_official.json").read_text(encoding="utf-8"))
-    return tuple(content["ct_val"])
+_AMOS_CT: tuple[str, ...] = tuple(json.loads((SPLIT_FILES / "amos_official.json").read_text("utf-8"))["ct_val"])
+"""AMOS' validation cases, whatever part they have in a data set; their labels are public by now."""
+_AMOS_OFFICIAL = tuple({"id": case, "num": int(case[-4:])} for case in _AMOS_CT)
+
+
+def _amos_validation(case: RawCase) -> bool:
+    """The CT by their ids, the MR as conversion found them."""
+    return case.id in _AMOS_CT or case.details.get("official") == "val"
 
 
 _SYNAPSE_QUEUE = "the challenge's evaluation queue on synapse.org; one zip"
@@ -57,6 +50,7 @@ BTCV = Challenge(
     sections=(Section("", _up_to(13), count=20, official=_numbered("img{:04d}", range(61, 81)), takes=_any_case),),
     upload=f"{_SYNAPSE_QUEUE}. Where the board wants the images' names: --name-template 'img{{num:04d}}.nii.gz'.",
     datasets=("btcv", "synapse"),
+    alternative="img{num:04d}.nii.gz",
     aliases=("synapse",),
 )
 ACDC = Challenge(
@@ -143,9 +137,7 @@ AMOS_CT = Challenge(
     key="amos_ct",
     title="AMOS22 task 1 (CT), validation phase",
     template="{id}.nii.gz",
-    sections=(
-        Section("results", _up_to(15), count=100, pattern=r"amos_(0[0-4]\d\d|0500)", takes=_official_ct_validation),
-    ),
+    sections=(Section("results", _up_to(15), count=100, official=_AMOS_OFFICIAL, takes=_any_case),),
     upload="amos22.grand-challenge.org, validation phase; the zip. One file missing or too many makes it invalid. The "
     "test phase takes a container: --container.",
     datasets=("amos_ct", "amos_ctmr"),
@@ -155,7 +147,16 @@ AMOS_CTMR = Challenge(
     key="amos_ctmr",
     title="AMOS22 task 2 (CT and MR), validation phase",
     template="{id}.nii.gz",
-    sections=(Section("results", _up_to(15), count=120, pattern=r"amos_\d{4}", takes=_official_validation),),
+    sections=(
+        Section(
+            "results",
+            _up_to(15),
+            count=120,
+            official=_AMOS_OFFICIAL,
+            pattern=r"amos_(05\d\d|0600)",  # MR: 20 of those from 507 on
+            takes=_amos_validation,
+        ),
+    ),
     upload=AMOS_CT.upload,
     datasets=("amos_ctmr",),
     container=True,

@@ -124,17 +124,33 @@ def test_missing_is_excused_on_request(folder: Path) -> None:
     assert _kinds(folder, allow_incomplete=True) == set()
 
 
+def _amos(folder: Path, numbers: list[int]) -> Path:
+    content = save(folder.parent / "zero.nii.gz", np.zeros((2, 2, 2), np.uint8), np.eye(4)).read_bytes()
+    folder.mkdir(parents=True)
+    for number in numbers:
+        (folder / f"amos_{number:04d}.nii.gz").write_bytes(content)
+    return folder
+
+
 def test_amos_without_its_folder(tmp_path: Path) -> None:
-    for number in range(1, 101):
-        save(tmp_path / "x" / f"amos_{number:04d}.nii.gz", np.zeros((2, 2, 2), np.uint8), np.eye(4))
-    done = check(tmp_path / "x")
+    done = check(_amos(tmp_path / "results", converted.AMOS_CT))
     assert done.challenge.key == "amos_ct"
     assert {problem.kind for problem in done.problems} == {"layout", "missing"}
-    (tmp_path / "y").mkdir()
-    (tmp_path / "x").rename(tmp_path / "y" / "results")
-    assert check(tmp_path / "y").problems == []
-    (tmp_path / "y" / "results" / "amos_0001.nii.gz").unlink()
-    assert _kinds(tmp_path / "y") == {("missing", "results")}
+
+
+def test_amos_wants_the_hundred_validation_cases(tmp_path: Path) -> None:
+    first, *others = converted.AMOS_CT
+    _amos(tmp_path / "a" / "results", [*others, first + 1])
+    (tmp_path / "a" / "zero.nii.gz").unlink()
+    wrong = {("missing", f"results/amos_{first:04d}.nii.gz"), ("extra", f"results/amos_{first + 1:04d}.nii.gz")}
+    assert _kinds(tmp_path / "a") == wrong
+    assert _kinds(tmp_path / "a", challenge="amos_ctmr") == wrong
+    _amos(tmp_path / "b" / "results", [*converted.AMOS_CT, *range(507, 527)])
+    (tmp_path / "b" / "zero.nii.gz").unlink()
+    done = check(tmp_path / "b")
+    assert (done.challenge.key, done.problems) == ("amos_ctmr", [])
+    (tmp_path / "b" / "results" / "amos_0510.nii.gz").rename(tmp_path / "b" / "results" / "amos_0601.nii.gz")
+    assert _kinds(tmp_path / "b") == {("extra", "results/amos_0601.nii.gz"), ("missing", "results")}
 
 
 def test_decathlon_without_a_task(tmp_path: Path) -> None:
@@ -157,3 +173,34 @@ def test_challenge_that_cannot_be_told(tmp_path: Path) -> None:
     assert {kind for kind, _ in _kinds(tmp_path, challenge="brats2024gli")} == {"layout", "extra"}
     with pytest.raises(UserError, match="does not exist"):
         check(tmp_path / "none")
+
+
+def test_names_of_a_template_where_the_cases_are_unknown(tmp_path: Path) -> None:
+    for number in range(219):
+        (tmp_path / f"pred_BraTS2021_{number:05d}.nii.gz").write_bytes(b"")
+    found = check(tmp_path, "brats2021", name_template="pred_{id}.nii.gz").problems
+    assert {problem.kind for problem in found} == {"unreadable"}
+    assert {kind for kind, _ in _kinds(tmp_path, challenge="brats2021")} == {"extra", "layout", "missing"}
+    with pytest.raises(UserError, match="cannot be filled in"):
+        check(tmp_path, "brats2021", name_template="{")
+
+
+def test_names_that_only_the_raw_data_set_knows(tmp_path: Path) -> None:
+    made = converted.acdc(tmp_path)
+    submit("acdc", made.predictions, made.raw, tmp_path / "out", name_template="{id}.nii.gz")
+    assert (tmp_path / "out" / "patient110_frame12.nii.gz").is_file()
+    assert _kinds(tmp_path / "out", raw=made.raw, name_template="{id}.nii.gz") == set()
+    with pytest.raises(UserError, match="not id: give --raw"):
+        check(tmp_path / "out", "acdc", name_template="{id}.nii.gz")
+
+
+def test_other_names_of_btcv_are_told_how_to_allow(tmp_path: Path) -> None:
+    save(tmp_path / "img0061.nii.gz", np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    found = check(tmp_path).problems
+    assert any("--name-template 'img{num:04d}.nii.gz'" in problem.text for problem in found)
+
+
+def test_wrong_raw_data_set(tmp_path: Path) -> None:
+    made = converted.acdc(tmp_path, predict=False)
+    with pytest.raises(UserError, match=r"Dataset027_ACDC has none of btcv's cases \(img0061, 61\)"):
+        check(tmp_path, "btcv", made.raw)
