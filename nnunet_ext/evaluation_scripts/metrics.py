@@ -34,9 +34,19 @@ class CasePair:
         for name, labels in (("reference", reference), ("prediction", predicted)):
             if labels.dtype.kind not in "ub":
                 raise ValueError(f"the {name} must be of unsigned integers; got {labels.dtype}")
+        if reference.shape != predicted.shape:
+            raise ValueError(f"shapes differ: reference {reference.shape}, prediction {predicted.shape}")
         self.spacing = tuple(float(edge) for edge in spacing)
-        self.histogram = JointHistogram(reference, predicted)
-        self._maps = _cropped(reference, predicted)
+        self._whole = reference, predicted
+
+    @cached_property
+    def histogram(self) -> JointHistogram:
+        """How many voxels have each pair of labels."""
+        return JointHistogram(*self._whole)
+
+    @cached_property
+    def _maps(self) -> list[np.ndarray]:
+        return _cropped(*self._whole)
 
     def overlap(self, structure: Collection[int]) -> Overlap:
         """Voxel counts of a label or region."""

@@ -98,6 +98,7 @@ class Elements:
             highest = np.maximum(highest[one], highest[other])
         self.shape = lowest.shape
         self._cells = np.flatnonzero(lowest != highest)
+        self._lowest, self._highest = (values.reshape(-1)[self._cells] for values in (lowest, highest))
         cells = np.unravel_index(self._cells, self.shape)
         corners = product((0, 1), repeat=labels.ndim)
         self._corners = [
@@ -110,12 +111,15 @@ class Elements:
         Returns:
             Flat indices of the cells, sorted, and the area in mm² (in 2D the length in mm) of each element.
         """
-        code = np.zeros(len(self._cells), np.uint8)
-        last = len(self._corners) - 1
-        for number, corner in enumerate(self._corners):
-            code |= np.isin(corner, list(structure)).astype(np.uint8) << (last - number)
+        near = np.flatnonzero((self._lowest <= max(structure)) & (self._highest >= min(structure)))
+        within = np.zeros(int(self._highest.max(initial=0)) + 1, np.uint8)
+        within[[label for label in structure if label < len(within)]] = 1
+        code = np.zeros(len(near), np.uint8)
+        for corner in self._corners:  # the first corner is the highest bit
+            code <<= 1
+            code |= within[corner[near]]
         mixed = (code != 0) & (code != 2 ** len(self._corners) - 1)
-        return self._cells[mixed], self._sizes[code[mixed]]
+        return self._cells[near[mixed]], self._sizes[code[mixed]]
 
 
 def _halves(ndim: int, axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
