@@ -11,9 +11,9 @@ from typing import Any
 from nnunet_ext.errors import UserError
 from nnunet_ext.submission.challenges import Challenge, Section
 from nnunet_ext.submission.expected import Expected, expected_files, section_of
-from nnunet_ext.submission.grids import grid_problem
+from nnunet_ext.submission.grids import grid_problem, is_finite
 from nnunet_ext.submission.label_values import unexpected
-from nnunet_ext.submission.nifti import LabelMap, UnreadableError, count_values, dimension_problem, read
+from nnunet_ext.submission.nifti import LabelMap, UnreadableError, count_values, dimension_problem
 from nnunet_ext.submission.places import Place, opened
 from nnunet_ext.submission.problems import Problem, without_excused
 from nnunet_ext.submission.raw_data import Geometry, RawData, read_raw
@@ -203,7 +203,7 @@ def _look(
 ) -> tuple[list[Problem], dict[int, int] | None, tuple[int, ...] | None]:
     """Problems, voxels of each value and shape of a file."""
     try:
-        labels = read(place.read(file.name))
+        labels = place.label_map(file.name)
     except UnreadableError as error:
         return [Problem("unreadable", file.name, str(error))], None, None
     problems = _header_problems(challenge, file.name, labels)
@@ -213,6 +213,9 @@ def _look(
     if file.geometry is not None:
         grid = grid_problem(file.name, labels.geometry(), file.geometry, "the original image")
         problems += [] if grid is None else [grid]
+    elif not is_finite(labels.geometry()):
+        text = "its spacing, sform or qform has numbers that are not finite, or a spacing of 0"
+        problems.append(Problem("header", file.name, text))
     counts, noise = count_values(labels)
     if noise:
         problems.append(Problem("values", file.name, noise))
@@ -228,6 +231,8 @@ def _header_problems(challenge: Challenge, name: str, labels: LabelMap) -> list[
         problems.append(Problem("compression", name, f"its content is {state}, against its ending"))
     if labels.header.sizeof_hdr != 348:
         problems.append(Problem("header", name, "NIfTI-2; servers read NIfTI-1"))
+    if labels.trailing:
+        problems.append(Problem("header", name, "there is more after the voxels that its header states"))
     dtype = labels.header.get_data_dtype()
     if dtype.newbyteorder("=").name not in challenge.dtypes:
         problems.append(Problem("header", name, f"stored as {dtype}; must be {' or '.join(challenge.dtypes)}"))

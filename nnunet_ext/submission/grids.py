@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from nibabel.quaternions import fillpositive, quat2mat
 
-from nnunet_ext.dataset_conversion.volumes import difference
+from nnunet_ext.dataset_conversion.volumes import SPACING_TOLERANCE, difference, spacing_of
 from nnunet_ext.submission.problems import Problem
 from nnunet_ext.submission.raw_data import Geometry
 
@@ -65,11 +65,12 @@ def _affines(*geometries: Geometry) -> list[tuple[tuple[float, ...], ...] | None
 
 
 def grid_problem(name: str, got: Geometry, wanted: Geometry, what: str) -> Problem | None:
-    """Compare shape and affine, within the tolerances of the conversion's checks.
+    """Compare shape, spacing and both affines, within the tolerances of the conversion's checks.
 
-    Spacings may differ by 1e-3 of them, origins by 1e-2 mm, direction cosines by 1e-3. Where the wanted header has two
-    affines (sform and qform) or a unit other than millimetres, readers differ in what they make of it: either is right.
-    Where it has none, only spacings are compared.
+    Spacings may differ by 1e-3 of them, origins by 1e-2 mm, direction cosines by 1e-3. Where a header has two affines
+    (sform and qform) or a unit other than millimetres, readers differ in what they make of it: whatever one may make of
+    the label map's must be something that one may make of the image's. Where the image has none, only spacings are
+    compared.
 
     Args:
         name: of the file, for the message.
@@ -80,23 +81,44 @@ def grid_problem(name: str, got: Geometry, wanted: Geometry, what: str) -> Probl
     if got.shape != wanted.shape:
         shapes = [" x ".join(map(str, shape)) for shape in (got.shape, wanted.shape)]
         return Problem("shape", name, f"{shapes[0]} voxels (x, y, z); {what} has {shapes[1]}")
-    if got.affine is None or wanted.affine is None:
+    if got.affine is None or wanted.affine is None or repr(got.header) == repr(wanted.header):  # NaN is not NaN
         return None
+    if not is_finite(got):
+        return Problem("geometry", name, "its spacing, sform or qform has numbers that are not finite, or are 0")
     candidates = list(_readings(wanted))
-    differences = [difference((got.shape, _valid(got.affine)), (wanted.shape, other)) for other in candidates]
-    if not _placed(wanted):
-        if not any(not found.spacing for found in differences):
-            return Problem("geometry", name, f"spacing {_spacing(got)} mm; {what} has {_spacing(wanted)}")
-        return None
-    if all(differences):
-        found = differences[0]
-        return Problem(
-            "geometry",
-            name,
-            f"{found} differ{'' if ' and ' in str(found) else 's'} from that of {what}: "
-            f"{_told(np.array(got.affine))} instead of {_told(candidates[0])}",
-        )
+    spacings = [spacing_of(candidate) for candidate in candidates] + [_pixdim(wanted)]
+    if not any(np.allclose(_pixdim(got), spacing, rtol=SPACING_TOLERANCE, atol=0) for spacing in spacings):
+        return Problem("geometry", name, f"spacing {_joined(_pixdim(got))} mm (pixdim); {what} has {_spacing(wanted)}")
+    for reading in _readings(got):
+        differences = [difference((got.shape, reading), (wanted.shape, other)) for other in candidates]
+        if not _placed(wanted):
+            if all(found.spacing for found in differences):
+                return Problem("geometry", name, f"spacing {_spacing(got)} mm; {what} has {_spacing(wanted)}")
+        elif all(differences):
+            found = differences[0]
+            return Problem(
+                "geometry",
+                name,
+                f"{found} differ{'' if ' and ' in str(found) else 's'} from that of {what}: "
+                f"{_told(reading)} instead of {_told(candidates[0])}",
+            )
     return None
+
+
+def is_finite(geometry: Geometry) -> bool:
+    """Whether spacings are positive and all numbers that readers use finite."""
+    used = [_pixdim(geometry)]
+    used += [np.ravel(geometry.header["srow"])] if geometry.header["sform_code"] else []
+    used += [np.ravel(geometry.header["quaternion"])] if geometry.header["qform_code"] else []
+    return bool(np.isfinite(np.concatenate(used)).all() and used[0].all())
+
+
+def _pixdim(geometry: Geometry) -> np.ndarray:
+    return np.abs(np.array(geometry.header["pixdim"][1:4], float))
+
+
+def _joined(lengths: np.ndarray) -> str:
+    return " x ".join(f"{length:g}" for length in lengths)
 
 
 def _placed(geometry: Geometry) -> bool:
@@ -137,12 +159,11 @@ def _qform(geometry: Geometry) -> np.ndarray | None:
 
 
 def _spacing(geometry: Geometry) -> str:
-    lengths = np.linalg.norm(np.array(geometry.affine)[:3, :3], axis=0)
-    return " x ".join(f"{length:g}" for length in lengths)
+    return _joined(spacing_of(np.array(geometry.affine)))
 
 
 def _told(affine: np.ndarray) -> str:
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    lengths = spacing_of(affine)
     cosines = np.round(affine[:3, :3] / lengths, 4) + 0.0
     origin = ", ".join(f"{value:.6g}" for value in affine[:3, 3])
     columns = "; ".join(" ".join(f"{value:g}" for value in column) for column in cosines.T)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import zipfile
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import nibabel
 import numpy as np
@@ -22,6 +23,8 @@ from nnunet_ext.submission.raw_data import Geometry, geometry_of
 _GZIP = b"\x1f\x8b"
 _GZIP_HEADER = _GZIP + bytes([8, 0, 0, 0, 0, 0, 0, 255])  # deflate, no name, no time, unknown system
 LEVEL = 6
+MOST_BYTES = 1 << 32
+"""Of a label map that is read: a volume of 512 x 512 x 2000 voxels as 64-bit floats."""
 OFFSET = 352
 """Where voxels begin in a file: the header, and four bytes that announce no extension."""
 _QUATERNION = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
@@ -40,11 +43,13 @@ class LabelMap:
         header: nibabel's.
         stored: as stored, in the shape that the header states.
         compressed: by gzip.
+        trailing: there is more after the voxels.
     """
 
     header: Any
     stored: np.ndarray
     compressed: bool
+    trailing: bool = False
 
     @property
     def scaling(self) -> tuple[float, float]:
@@ -56,32 +61,43 @@ class LabelMap:
         return geometry_of(geometry(self.header, self.stored.shape))
 
 
-def read(content: bytes) -> LabelMap:
-    """Parse a file's content.
+def read(stream: IO[bytes]) -> LabelMap:
+    """Read a file, and no more of it than its header states and one byte, whatever it would unpack to.
 
     Raises:
         UnreadableError: it is cut off, damaged, or no NIfTI image of numbers in a single file.
     """
-    compressed = content.startswith(_GZIP)
-    if compressed:
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, OSError, zlib.error) as error:
-            raise UnreadableError(f"cut off or damaged ({error})") from error
-    header = parse_header(content)
+    try:
+        compressed = stream.read(2) == _GZIP
+        stream.seek(0)
+        return _read(gzip.GzipFile(fileobj=stream) if compressed else stream, compressed)
+    except (EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:
+        raise UnreadableError(f"cut off or damaged ({error})") from error
+
+
+def _read(stream: Any, compressed: bool) -> LabelMap:
+    start = stream.read(348)
+    if len(start) == 348 and 540 in (int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")):
+        start += stream.read(540 - 348)
+    header = parse_header(start)
     shape, dtype = header.get_data_shape(), header.get_data_dtype()
     if dtype.kind not in "iuf":
         raise UnreadableError(f"its voxels are of type {dtype}: a label map has one number a voxel")
     if not shape or min(shape) < 1:
         raise UnreadableError(f"its shape is {shape}")
-    size, offset = math.prod(int(edge) for edge in shape), int(header.get_data_offset())
-    if len(content) < offset + size * dtype.itemsize:
-        raise UnreadableError(f"cut off: {len(content)} bytes of {offset + size * dtype.itemsize}")
-    return LabelMap(header, np.frombuffer(content, dtype, size, offset).reshape(shape, order="F"), compressed)
+    number, offset = math.prod(int(edge) for edge in shape), int(header.get_data_offset()) - len(start)
+    size = offset + number * dtype.itemsize
+    if offset < 0 or size > MOST_BYTES:
+        raise UnreadableError(f"its header states {size} bytes, the voxels {offset} bytes behind it: no label map")
+    content = stream.read(size + 1)
+    if len(content) < size:
+        raise UnreadableError(f"cut off: {len(content)} bytes after its header, of {size}")
+    stored = np.frombuffer(content, dtype, number, offset).reshape(shape, order="F")
+    return LabelMap(header, stored, compressed, trailing=len(content) > size)
 
 
 def parse_header(content: bytes) -> Any:
-    """Nibabel's header of a NIfTI file, of the first 540 bytes at least.
+    """Nibabel's header of a NIfTI file, of its first bytes: 348, or 540 of NIfTI-2; more do not matter.
 
     Raises:
         UnreadableError: it is none.
@@ -92,7 +108,7 @@ def parse_header(content: bytes) -> Any:
     if kind is None:
         raise UnreadableError("no NIfTI file" if content else "empty")
     try:
-        header = kind.from_fileobj(io.BytesIO(content), check=False)
+        header = kind.from_fileobj(io.BytesIO(content[: kind.sizeof_hdr]), check=False)  # without extensions
         header.get_data_shape(), header.get_data_dtype(), header.get_best_affine()
     except Exception as error:  # nibabel raises half a dozen types for headers that it cannot make sense of
         raise UnreadableError(f"no NIfTI file, or its header is damaged ({error})") from error

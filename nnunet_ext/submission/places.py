@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import stat
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_ext.errors import UserError
-from nnunet_ext.submission.nifti import UnreadableError
+from nnunet_ext.submission.nifti import LabelMap, UnreadableError, read
 from nnunet_ext.submission.problems import Problem
 
 
@@ -32,15 +32,16 @@ class Place:
     problems: list[Problem] = field(default_factory=list)
     archive: zipfile.ZipFile | None = None
 
-    def read(self, name: str) -> bytes:
-        """The content of one of `names`.
+    def label_map(self, name: str) -> LabelMap:
+        """One of `names`, read.
 
         Raises:
-            UnreadableError: it is damaged, encrypted or cannot be read.
+            UnreadableError: it is damaged, encrypted or no label map.
         """
         try:
-            return (self.path / name).read_bytes() if self.archive is None else self.archive.read(name)
-        except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            with (self.path / name).open("rb") if self.archive is None else self.archive.open(name) as stream:
+                return read(stream)
+        except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, lzma.LZMAError) as error:
             raise UnreadableError(f"cannot be read ({error})") from error
 
     def size(self, name: str) -> int:
@@ -96,8 +97,13 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Place:
             place.problems.append(Problem("layout", name, "a name that leads out of the zip's folder, or a backslash"))
         elif stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
             place.problems.append(Problem("layout", name, "a link: put the file itself into the zip"))
-        elif not entry.is_dir():
+        elif entry.is_dir():
+            if not any(other != name and other.startswith(name) for other in archive.namelist()):
+                place.problems.append(Problem("layout", name, "an empty folder"))
+        else:
             place.names.append(name)
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                place.problems.append(Problem("compression", name, "packed otherwise than by deflate: zip it anew"))
         seen.add(name)
     place.names.sort()
     return place

@@ -65,7 +65,8 @@ def _background(item: Item) -> np.ndarray:
 def _checked(item: Item, path: Path, done: Written) -> np.ndarray | None:
     """The labels in the submission's values; None with problems noted."""
     try:
-        labels = read(path.read_bytes())
+        with path.open("rb") as stream:
+            labels = read(stream)
     except (OSError, UnreadableError) as error:
         done.problems.append(Problem("unreadable", str(path), f"{error}: predict this case again"))
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,12 @@ def test_everything_that_is_wrong_with_a_folder(folder: Path, right: tuple[Path,
         ("header", _name(10)),
     }
     assert _kinds(folder) == wrong
+    content = (folder / _name(13)).read_bytes()
+    (folder / _name(13)).write_bytes(content[:280] + np.float32(np.nan).tobytes() + content[284:])  # srow_x
+    (folder / _name(14)).write_bytes((folder / _name(14)).read_bytes() + bytes(1000))
+    wrong |= {("header", _name(14))}
+    assert _kinds(folder) == wrong | {("header", _name(13))}
+    wrong |= {("geometry", _name(13))}
     save(folder / _name(11), labels[:-1], load(folder / _name(11))[1])
     save(folder / _name(12), labels, np.eye(4))
     assert _kinds(folder, raw=right[1]) == wrong | {("shape", _name(11)), ("geometry", _name(12))}
@@ -108,8 +115,10 @@ def test_zips_of_ill_repute(folder: Path, tmp_path: Path) -> None:
         archive.writestr(link, "/etc/passwd")
         with pytest.warns(UserWarning, match="Duplicate"):
             archive.writestr(_name(3), b"")
+        archive.writestr("junk/", b"")
+        archive.writestr(_name(70), (folder / _name(0)).read_bytes(), zipfile.ZIP_LZMA)
     wrong = {("layout", "../../evil.nii"), ("extra", "__MACOSX/._x.nii"), ("layout", "link.nii"), ("layout", _name(3))}
-    assert wrong <= _kinds(path)
+    assert wrong | {("layout", "junk/"), ("compression", _name(70))} <= _kinds(path)
     content = bytearray(_zipped(folder, tmp_path / "b.zip").read_bytes())
     content[200] ^= 255
     (tmp_path / "b.zip").write_bytes(content)
@@ -117,6 +126,22 @@ def test_zips_of_ill_repute(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "b.zip").write_bytes(content[:5000])
     with pytest.raises(UserError, match="neither a folder nor a readable zip"):
         check(tmp_path / "b.zip")
+
+
+def test_bombs_are_not_unpacked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither more than the header states, nor whatever it states."""
+    monkeypatch.setattr(zipfile.ZipFile, "read", None)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(_name(0), (folder / _name(0)).read_bytes() + bytes(1 << 26))
+        content = bytearray((folder / _name(1)).read_bytes())
+        content[42:48] = np.array([32767, 32767, 32767], "<i2").tobytes()
+        archive.writestr(_name(1), bytes(content))
+    tracemalloc.start()
+    found = {(problem.kind, problem.where) for problem in check(tmp_path / "a.zip", "lits").problems}
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert {("header", _name(0)), ("unreadable", _name(1))} <= found
+    assert peak < 1 << 24
 
 
 def test_missing_is_excused_on_request(folder: Path) -> None:

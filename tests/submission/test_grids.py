@@ -42,6 +42,35 @@ def _geometry(header: Any) -> Geometry:
     return geometry_of(geometry(header, header.get_data_shape()))
 
 
+def _of(path: Path) -> Geometry:
+    with path.open("rb") as stream:
+        return read(stream).geometry()
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "spacing beside a right sform": {"pixdim": [1, 9, 1, 2, 0, 0, 0, 0], "qform_code": 0},
+    "spacing": {"pixdim": [1, 9, 1, 2, 0, 0, 0, 0]},
+    "metres": {"xyzt_units": 1},
+    "qform's origin beside a right sform": {"qoffset_x": 500},
+    "sform's origin beside a right qform": {"srow_x": [-1, 0, 0, 500]},
+    "NaN": {"srow_x": [np.nan, 0, 0, 0]},
+    "NaN in qform": {"qoffset_x": np.nan},
+    "no spacing": {"pixdim": [1, 0, 1, 2, 0, 0, 0, 0]},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_whatever_a_reader_may_make_of_a_header_must_be_right(tmp_path: Path, name: str) -> None:
+    image = _of(save(tmp_path / "a.nii", np.zeros((5, 6, 7), np.int16), affine()))
+    header = nibabel.Nifti1Header((tmp_path / "a.nii").read_bytes()[:348], check=False)
+    for key, value in WRONG[name].items():
+        header[key] = value
+    (tmp_path / "b.nii").write_bytes(header.binaryblock + (tmp_path / "a.nii").read_bytes()[348:])
+    problem = grid_problem("b", _of(tmp_path / "b.nii"), image, "it")
+    assert problem is not None
+    assert problem.kind == "geometry"
+
+
 @pytest.mark.parametrize("writer", [SimpleITKIO, NibabelIO, NibabelIOWithReorient])
 @pytest.mark.parametrize("name", HEADERS)
 @pytest.mark.parametrize("oblique", [False, True])
@@ -50,10 +79,10 @@ def test_what_nnunet_writes_is_taken(tmp_path: Path, writer: Any, name: str, obl
     path = save(tmp_path / "a.nii.gz", np.zeros((5, 6, 7), np.int16), transform, **HEADERS[name])
     image, properties = writer().read_images([str(path)])
     writer().write_seg(np.zeros(image.shape[1:], np.uint8), str(tmp_path / "b.nii.gz"), properties)
-    got = read((tmp_path / "b.nii.gz").read_bytes()).geometry()
+    got = _of(tmp_path / "b.nii.gz")
     assert grid_problem("b", got, _geometry(nibabel.load(path).header), "the image") is None
-    moved = read(save(tmp_path / "c.nii", np.zeros((5, 6, 7)), transform @ np.diag([1, 1, 1.1, 1])).read_bytes())
-    problem = grid_problem("c", moved.geometry(), _geometry(nibabel.load(path).header), "the image")
+    moved = _of(save(tmp_path / "c.nii", np.zeros((5, 6, 7)), transform @ np.diag([1, 1, 1.1, 1])))
+    problem = grid_problem("c", moved, _geometry(nibabel.load(path).header), "the image")
     assert problem is not None
     assert problem.kind == "geometry"
 
