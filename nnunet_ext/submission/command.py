@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,12 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="challenge", metavar="CHALLENGE")
     commands.required = True
     for challenge in CHALLENGES.values():
-        about = f"{challenge.title}. {challenge.upload}"
         added = commands.add_parser(
             challenge.key,
             aliases=list(challenge.aliases),
             help=challenge.title,
-            description=f"Writes {_layout(challenge)}. Upload: {about.partition('. ')[2]}".replace("%", "%%"),
+            description=f"Writes {_layout(challenge)}. Upload: {challenge.upload}".replace("%", "%%"),
         )
         _add_submission(added, challenge)
     checking = commands.add_parser(
@@ -43,7 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     checking.add_argument("place", type=Path, metavar="FOLDER_OR_ZIP")
     checking.add_argument("--challenge", dest="kind", metavar="NAME", help="default: told from --raw or the file names")
     checking.add_argument(
-        "--raw", action="append", default=[], metavar="DATASET", help="for cases and geometry; MSD: once a task"
+        "--raw",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="DATASET",
+        help="for cases and geometry; MSD: one a task",
     )
     _add_common(checking)
 
@@ -103,7 +110,7 @@ def _add_container(parser: argparse.ArgumentParser) -> None:
         "(TRAINER__PLANS__CONFIGURATION)",
     )
     group.add_argument("--folds", nargs="+", metavar="FOLD", help="numbers, or all (default: all that were trained)")
-    group.add_argument("--checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
+    group.add_argument("--checkpoint", metavar="FILE", help="default: checkpoint_final.pth")
     group.add_argument("--light", action="store_true", help="predict without mirroring and in steps of 0.7 windows")
 
 
@@ -121,25 +128,48 @@ def run(args: argparse.Namespace) -> int:
     """Submit or check; returns the exit code, 1 if something is wrong.
 
     Raises:
-        UserError: the arguments cannot be used, or predictions were refused.
+        UserError: the arguments cannot be used, predictions were refused, or something cannot be read or written.
     """
-    from nnunet_ext.submission.archive import write_json
-    from nnunet_ext.submission.problems import RefusedError
-
-    if args.challenge == _CHECK:
-        return _check(args)
-    if getattr(args, "container", None) is not None:
-        return _container(args)
     try:
-        report = _submit(args)
-    except RefusedError as error:
-        if args.json is not None:
-            refused = [problem.as_dict() for problem in error.problems]
-            write_json(args.json, {"challenge": args.challenge, "refused": refused})
-        raise
+        _check_json(args)
+        if args.challenge == _CHECK:
+            return _check(args)
+        return _submit(args) if getattr(args, "container", None) is None else _write_container(args)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UserError(f"{error.filename or 'cannot be read or written'}: {error.strerror or error}") from error
+    except KeyboardInterrupt:
+        print("nnunet-ext: interrupted, nothing was written", file=sys.stderr)
+        return 130
+
+
+def _check_json(args: argparse.Namespace) -> None:
+    """See at once that the report can be written, and replaces nothing that was made here.
+
+    Raises:
+        UserError: it can't, or would.
+    """
+    from nnunet_ext.submission.output import Output
+
+    if args.json is None:
+        return
+    path = Path(os.path.abspath(args.json.expanduser()))
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"--json {args.json}: no file can be written there")
+    what = args.place if args.challenge == _CHECK else args.output
+    own = [Path(os.path.abspath(what))]
+    with contextlib.suppress(UserError):  # about -o: told later
+        own += Output(what).places
+    if any(place in (path, *path.parents) for place in own):
+        raise UserError(f"--json {args.json}: that is a part of the submission: choose another file")
+
+
+def _write_report(args: argparse.Namespace, content: Mapping[str, Any]) -> None:
+    from nnunet_ext.submission.archive import write_json
+
     if args.json is not None:
-        write_json(args.json, report)
-    return 0
+        write_json(args.json.expanduser(), content)
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
@@ -159,22 +189,32 @@ def _progress(cases: Iterable[Any], total: int) -> Iterable[Any]:
     return bar
 
 
-def _submit(args: argparse.Namespace) -> dict[str, Any]:
+def _submit(args: argparse.Namespace) -> int:
+    from nnunet_ext.submission.problems import RefusedError
     from nnunet_ext.submission.submitting import submit
 
+    for option in ("folds", "light", "checkpoint"):
+        if getattr(args, option, None):
+            raise UserError(f"--{option} belongs to --container MODEL_FOLDER, which is missing")
     if not args.raw:
         raise UserError("--raw is missing: the data set (name, number or path) whose test cases were predicted")
-    report = submit(
-        args.challenge,
-        args.predictions,
-        args.raw,
-        args.output,
-        overwrite=args.overwrite,
-        fill_empty=getattr(args, "fill_empty", ()),
-        **_options(args),
-    )
-    _tell(report, args.output)
-    return report
+    try:
+        report = submit(
+            args.challenge,
+            args.predictions,
+            args.raw,
+            args.output,
+            overwrite=args.overwrite,
+            fill_empty=getattr(args, "fill_empty", ()),
+            **_options(args),
+        )
+    except RefusedError as error:
+        refused = [problem.as_dict() for problem in error.problems]
+        _write_report(args, {"challenge": args.challenge, "refused": refused})
+        raise
+    _tell(report, Path(os.path.abspath(args.output.expanduser())))
+    _write_report(args, report)
+    return 0
 
 
 def _tell(report: Mapping[str, Any], output: Path) -> None:
@@ -199,7 +239,6 @@ def _tell(report: Mapping[str, Any], output: Path) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from nnunet_ext.submission.archive import write_json
     from nnunet_ext.submission.checking import check
     from nnunet_ext.submission.problems import listing
     from nnunet_ext.submission.table import label_table
@@ -210,17 +249,13 @@ def _check(args: argparse.Namespace) -> int:
     print(f"{args.place}: {len(done.sizes)} files, {size(sum(done.sizes.values()))}, checked for {done.challenge.key}")
     for notice in done.notices:
         print(f"nnunet-ext: {notice}", file=sys.stderr)
-    if args.json is not None:
-        content = {
-            "challenge": done.challenge.key,
-            "problems": [problem.as_dict() for problem in done.problems],
-            "notices": done.notices,
-            "files": {
-                name: {"bytes": done.sizes[name], "values": {str(v): n for v, n in done.values.get(name, {}).items()}}
-                for name in done.sizes
-            },
-        }
-        write_json(args.json, content)
+    files = {
+        name: {"bytes": done.sizes[name], "values": {str(v): n for v, n in done.values.get(name, {}).items()}}
+        for name in done.sizes
+    }
+    problems = [problem.as_dict() for problem in done.problems]
+    content = {"challenge": done.challenge.key, "problems": problems, "notices": done.notices, "files": files}
+    _write_report(args, content)
     if not done.problems:
         geometry = "" if args.raw else "; geometry was not compared (no --raw)"
         print(f"nothing wrong{geometry}")
@@ -229,7 +264,7 @@ def _check(args: argparse.Namespace) -> int:
     return 1
 
 
-def _container(args: argparse.Namespace) -> int:
+def _write_container(args: argparse.Namespace) -> int:
     from nnunet_ext.submission.container import write_container
 
     if args.predictions or args.raw:
@@ -239,11 +274,12 @@ def _container(args: argparse.Namespace) -> int:
         args.container,
         args.output,
         folds=args.folds,
-        checkpoint=args.checkpoint,
+        checkpoint=args.checkpoint or "checkpoint_final.pth",
         light=args.light,
         overwrite=args.overwrite,
     )
     print(f"container  {args.output}  (README.md says how to build, try and hand it in)")
     for line in written:
         print(f"           {line}")
+    _write_report(args, {"challenge": args.challenge, "container": str(args.output), "contents": written})
     return 0

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import converted
 import pytest
+from container_models import stub
 
 from nnunet_ext.cli import main
+from nnunet_ext.submission import submitting
 from nnunet_ext.submission.servers import names
+
+ED = converted.Made("patient101_frame01", group="patient101", details={"phase": "ED"})
 
 
 def test_submit_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +60,61 @@ def test_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["submit", "amos_ct", "a", "--container", str(tmp_path), "-o", str(tmp_path / "out")]
     assert main(words) == 1
     assert "instead of PREDICTIONS" in capsys.readouterr().err
+
+
+def test_report_is_refused_before_anything_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    for place in (
+        out.with_name("out.zip"),
+        out.with_name("out.report.json"),
+        out / "a.json",
+        tmp_path,
+        tmp_path / "x/y",
+    ):
+        assert main(["submit", "acdc", "nowhere", "--raw", "nothing", "-o", str(out), "--json", str(place)]) == 1
+        assert "--json" in capsys.readouterr().err
+    for place in (tmp_path / "a.json", tmp_path.with_name(f"{tmp_path.name}.report.json")):
+        assert main(["submit", "check", str(tmp_path), "--json", str(place)]) == 1
+        assert "--json" in capsys.readouterr().err
+        assert not place.exists()
+
+
+def test_report_of_a_container(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, report = stub(tmp_path, 15), tmp_path / "said.json"
+    words = ["submit", "amos_ct", "--container", str(model), "-o", str(tmp_path / "box"), "--json", str(report)]
+    assert main(words) == 0
+    assert json.loads(report.read_text())["container"] == str(tmp_path / "box")
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("option", [["--folds", "0"], ["--light"], ["--checkpoint", "x.pth"]])
+def test_options_of_containers_alone(tmp_path: Path, option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", "amos_ct", "a", "--raw", "b", "-o", str(tmp_path / "out"), *option]) == 1
+    assert f"{option[0]} belongs to --container" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["file/a/b", "x" * 240, "."])
+def test_places_that_cannot_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = converted.data_set(tmp_path, "acdc", "Dataset027_ACDC", [ED], range(4))
+    (tmp_path / "file").write_text("")
+    words = ["submit", "acdc", str(made.predictions), "--raw", str(made.raw), "-o", place, "--allow-incomplete"]
+    assert main(words) == 1
+    assert capsys.readouterr().err.startswith("nnunet-ext: ")
+
+
+def test_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    made = converted.data_set(tmp_path, "acdc", "Dataset027_ACDC", [ED], range(4))
+    monkeypatch.setattr(submitting, "write_zip", interrupt)
+    words = ["submit", "acdc", str(made.predictions), "--raw", str(made.raw), "-o", str(tmp_path / "out")]
+    assert main([*words, "--allow-incomplete"]) == 130
+    assert not list(tmp_path.glob("*out*"))
+    assert "interrupted" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [*names(), "check"])

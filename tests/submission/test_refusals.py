@@ -18,7 +18,8 @@ from converted import Converted, Made, data_set
 from trees.volumes import load, save
 
 from nnunet_ext.errors import UserError
-from nnunet_ext.submission import RefusedError, submit
+from nnunet_ext.submission import RefusedError, archive, submit, submitting
+from nnunet_ext.submission.raw_data import read_raw
 
 
 @pytest.fixture
@@ -234,6 +235,57 @@ def test_full_disk_leaves_everything_as_it_was(
         submit("btcv", made.predictions, made.raw, out, overwrite=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert not list(tmp_path.glob(".*"))
+
+
+def test_what_was_written_is_checked_again(made: Converted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        submitting, "write_zip", lambda path, folder, names: archive.write_zip(path, folder, list(names)[1:])
+    )
+    assert _kinds(made, tmp_path) == {("missing", "label0061.nii.gz")}
+
+
+def test_ignore_label_is_none_that_a_model_predicts(made: Converted) -> None:
+    record = made.record()
+    record["dataset_json"]["labels"]["ignore"] = 14
+    made.change(record)
+    raw = read_raw(made.raw)
+    assert raw.values == frozenset(range(14))
+    assert 14 not in raw.labels
+
+
+def test_test_cases_with_labels_are_not_the_servers(tmp_path: Path) -> None:
+    cases = [Made("BraTS2021_00001"), Made("BraTS2021_00002", label=True), Made("BraTS2021_00003", "training")]
+    made = data_set(tmp_path, "brats2021", "Dataset137_BraTS2021", cases, (0, 1, 2, 4))
+    (made.predictions / "BraTS2021_00003.nii.gz").unlink()
+    report = submit("brats2021", made.predictions, made.raw, tmp_path / "out", allow_incomplete=True)
+    assert list(report["files"]) == ["BraTS2021_00001.nii.gz"]
+
+
+def test_amos_validation_is_known_without_the_record(tmp_path: Path) -> None:
+    cases = [Made(f"amos_{number:04d}", "training", label=True) for number in (converted.AMOS_CT[0], 1)]
+    made = data_set(tmp_path, "generic", "Dataset218_AMOS", cases, range(16))
+    (made.predictions / "amos_0001.nii.gz").unlink()
+    report = submit("amos_ct", made.predictions, made.raw, tmp_path / "out", allow_incomplete=True)
+    assert list(report["files"]) == [f"results/{cases[0].id}.nii.gz"]
+
+
+def test_phase_in_small_letters_or_unknown(tmp_path: Path) -> None:
+    cases = [Made("patient101_frame01", group="patient101", details={"phase": "ed"}), Made("patient102_frame01")]
+    made = data_set(tmp_path, "acdc", "Dataset027_ACDC", cases[:1], range(4))
+    report = submit("acdc", made.predictions, made.raw, tmp_path / "out", allow_incomplete=True)
+    assert list(report["files"]) == ["patient101_ED.nii.gz"]
+    other = data_set(tmp_path / "x", "acdc", "Dataset027_ACDC", [Made(cases[1].id, group="patient102")], range(4))
+    with pytest.raises(RefusedError, match="does not state its phase"):
+        submit("acdc", other.predictions, other.raw, tmp_path / "b", allow_incomplete=True, name_template="{id}.nii.gz")
+
+
+def test_same_task_twice(tmp_path: Path) -> None:
+    made = data_set(tmp_path, "msd", "Dataset002_Heart", [Made("la_001")], range(2))
+    both = [made.predictions] * 2, [made.raw] * 2
+    with pytest.raises(UserError, match="give each task once"):
+        submit("msd", *both, tmp_path / "out")
+    with pytest.raises(UserError, match="give each task once"):
+        submit("msd", made.predictions, made.raw, tmp_path / "out", fill_empty=[made.raw])
 
 
 def test_json_of_a_data_set_in_a_hostile_mood(made: Converted, tmp_path: Path) -> None:
