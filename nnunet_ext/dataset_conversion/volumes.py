@@ -23,6 +23,8 @@ from nibabel.orientations import (
     ornt_transform,
 )
 
+from nnunet_ext.dataset_conversion import headers
+from nnunet_ext.dataset_conversion.headers import scaling as scaling
 from nnunet_ext.dataset_conversion.sources import SourceFile
 
 SPACING_TOLERANCE = 1e-3
@@ -67,14 +69,15 @@ class Volume:
         return self.stored if (slope, inter) == (1.0, 0.0) else self.stored * slope + inter
 
     def write(self, stream: IO[bytes]) -> None:
-        """Write a single-file NIfTI image, slab by slab."""
+        """Write a single-file NIfTI image, slab by slab, in the header's type and order of bytes."""
         header = self.header.copy()
+        dtype = header.get_data_dtype()
         header.set_data_shape(self.stored.shape)
         header.set_data_offset(0)  # the smallest that is possible
         header.write_to(stream)
         stream.write(bytes(header.get_data_offset() - stream.tell()))
         for slab in np.moveaxis(self.stored, -1, 0):
-            stream.write(slab.tobytes(order="F"))
+            stream.write(slab.astype(dtype, copy=False).tobytes(order="F"))
 
 
 def read_header(file: SourceFile) -> tuple[Any, bool]:
@@ -91,11 +94,11 @@ def read_header(file: SourceFile) -> tuple[Any, bool]:
             magic = stream.read(2)
             stream.seek(0)
             content: Any = gzip.GzipFile(fileobj=stream) if magic == _GZIP else stream
-            return _parse_header(content), magic == _GZIP
+            return headers.parse(content), magic == _GZIP
     except (EOFError, OSError, zlib.error) as error:
         raise damaged(file, error) from error
-    except (ValueError, nibabel.spatialimages.HeaderDataError, nibabel.filebasedimages.ImageFileError) as error:
-        raise UnusableError(f"{file.where}: not a NIfTI file ({error}).") from error
+    except headers.FAULTS as error:
+        raise _no_nifti(file, error) from error
 
 
 def damaged(file: SourceFile, error: BaseException | str) -> UnusableError:
@@ -104,19 +107,8 @@ def damaged(file: SourceFile, error: BaseException | str) -> UnusableError:
     return UnusableError(f"{file.where}: cut off or damaged ({reason}): download it again.")
 
 
-def _parse_header(stream: Any) -> Any:
-    start = stream.read(4)
-    if len(start) < 4:
-        raise EOFError("no header")
-    stream.seek(0)
-    sizes = {int.from_bytes(start, "little"), int.from_bytes(start, "big")}
-    if not sizes & {348, 540}:  # of the header, NIfTI's first entry
-        raise ValueError(f"it begins with {start!r}")
-    kind = nibabel.Nifti2Header if 540 in sizes else nibabel.Nifti1Header
-    header = kind.from_fileobj(stream, check=False)
-    if not header["magic"].item().startswith(b"n+"):
-        raise ValueError("it has not the magic number of a single-file NIfTI image")
-    return header
+def _no_nifti(file: SourceFile, error: BaseException) -> UnusableError:
+    return UnusableError(f"{file.where}: not a NIfTI file, or its header is damaged ({error}).")
 
 
 def read_volume(file: SourceFile, content: bytes) -> Volume:
@@ -131,11 +123,11 @@ def read_volume(file: SourceFile, content: bytes) -> Volume:
     """
     raw = uncompressed(file, content)
     try:
-        header = _parse_header(io.BytesIO(raw))
+        header = headers.parse(io.BytesIO(raw))
     except EOFError as error:
         raise damaged(file, error) from error
-    except (ValueError, nibabel.spatialimages.HeaderDataError) as error:
-        raise UnusableError(f"{file.where}: not a NIfTI file ({error}).") from error
+    except headers.FAULTS as error:
+        raise _no_nifti(file, error) from error
     shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
     needed = int(offset) + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if len(raw) < needed:
@@ -156,12 +148,6 @@ def uncompressed(file: SourceFile, content: bytes) -> bytes:
         return gzip.decompress(content)
     except (EOFError, OSError, zlib.error) as error:
         raise damaged(file, error) from error
-
-
-def scaling(header: Any) -> tuple[float, float]:
-    """Slope and intercept; 1 and 0 where the header sets none."""
-    slope, inter = header.get_slope_inter()
-    return (1.0 if slope is None else float(slope)), (0.0 if inter is None else float(inter))
 
 
 def geometry(header: Any, shape: Sequence[int]) -> dict[str, Any]:
@@ -263,9 +249,14 @@ def turned_grid(shape: Sequence[int], affine: np.ndarray, turn: np.ndarray) -> t
     return tuple(int(shape[axis]) for axis in order), affine @ inv_ornt_aff(turn, tuple(shape[:3]))
 
 
-def turned(volume: Volume, turn: np.ndarray) -> None:
-    """Turn the axes in place; every voxel stays where it was in the patient."""
-    before = volume.affine
+def turned(volume: Volume, turn: np.ndarray, before: np.ndarray) -> None:
+    """Turn the axes in place; every voxel stays where it was in the patient.
+
+    Args:
+        volume: its header says the new axes afterwards.
+        turn: nibabel's orientation.
+        before: the affine that the volume has (RAS, mm).
+    """
     _, affine = turned_grid(volume.stored.shape, before, turn)
     volume.stored = apply_orientation(volume.stored, turn)
     set_affine(volume.header, affine, volume.stored.shape)
@@ -273,13 +264,19 @@ def turned(volume: Volume, turn: np.ndarray) -> None:
 
 
 def set_affine(header: Any, affine: np.ndarray, shape: Sequence[int]) -> None:
-    """Let a header say this affine, in the forms (sform, qform) that it said its own in."""
+    """Let a header say this affine (RAS, mm) so that all readers understand the same.
+
+    It is the sform and the qform, both as coordinates of the scanner, as ITK writes them: of other codes ITK takes the
+    qform, whose quaternion is less exact.
+    """
     header.set_data_shape(shape)
-    sform, qform = int(header["sform_code"]), int(header["qform_code"])
-    header.set_zooms((*spacing_of(affine), *header.get_zooms()[3:]))
-    header.set_sform(affine, sform or (0 if qform else 1))
-    if qform or not sform:
-        header.set_qform(affine, qform or 1, strip_shears=True)
+    header.set_sform(affine, 1)
+    header.set_qform(affine, 1, strip_shears=True)
+    header["pixdim"][1:4] = spacing_of(affine)
+    header["xyzt_units"] = (int(header["xyzt_units"]) & ~_SPACE) | _MILLIMETRES
+
+
+_SPACE, _MILLIMETRES = 7, 2  # of NIfTI's units
 
 
 def as_nifti1(header: Any) -> Any:
@@ -288,12 +285,12 @@ def as_nifti1(header: Any) -> Any:
     made.set_data_dtype(header.get_data_dtype())
     made.set_data_shape(header.get_data_shape())
     copy_geometry(made, header)
-    made.set_slope_inter(*header.get_slope_inter())
+    made["scl_slope"], made["scl_inter"] = header["scl_slope"], header["scl_inter"]
     return made
 
 
 def copy_geometry(header: Any, source: Any) -> None:
-    """Give a header the spacing, units, qform and sform of another."""
+    """Give a header the spacing, units, qform and sform of another, so that every reader sees both in one place."""
     for name in ("xyzt_units", "qform_code", "sform_code", *_QUATERNION, *_ROWS):
         header[name] = source[name]
     header["pixdim"][:4] = source["pixdim"][:4]

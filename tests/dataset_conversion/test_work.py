@@ -6,46 +6,17 @@ import gzip
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from one_case import a_case, job, world
 from trees import volumes
 from trees.volumes import SHAPE
 
-from nnunet_ext.dataset_conversion.cases import Case, Part, Rules
-from nnunet_ext.dataset_conversion.sources import SourceFile
 from nnunet_ext.dataset_conversion.volumes import UnusableError
-from nnunet_ext.dataset_conversion.work import Job, convert_case
-
-VALUES = frozenset(range(4))
-
-
-def source(path: Path) -> SourceFile:
-    return SourceFile(path.name, path, None, path.stat().st_size, path.stat().st_mtime_ns)
-
-
-def job(folder: Path, images: list[Path], label: Path | None, **options: Any) -> Job:
-    rules = Rules(**{"channels": len(images), **options.pop("rules", {})})
-    part: Part = "training" if label else "test"
-    case = Case("case", part, tuple(map(source, images)), source(label) if label else None)
-    return Job(case, folder / "target", options.pop("ending", ".nii.gz"), rules, VALUES, **options)
-
-
-def a_case(folder: Path, transform: np.ndarray | None = None, ending: str = ".nii.gz") -> tuple[Path, Path]:
-    transform = volumes.affine() if transform is None else transform
-    image = volumes.save(folder / f"image{ending}", volumes.image(0), transform)
-    return image, volumes.save(folder / f"label{ending}", volumes.labels(0, (1, 2, 3)), transform)
-
-
-def world(path: Path) -> dict[tuple[float, ...], int]:
-    """Where in the patient each labelled voxel lies, in millimetres, and its label."""
-    array, transform = volumes.load(path)
-    places = np.argwhere(array)
-    at = places @ transform[:3, :3].T + transform[:3, 3]
-    return {tuple(point): int(array[tuple(place)]) for point, place in zip(at.round(2).tolist(), places, strict=True)}
+from nnunet_ext.dataset_conversion.work import convert_case
 
 
 def test_right_files_are_linked_and_their_bytes_are_not_touched(tmp_path: Path) -> None:
