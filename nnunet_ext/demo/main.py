@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nnunet_ext.cores import usable_cores
-from nnunet_ext.demo.folder import DATASET, make_download, prepare_folder
+from nnunet_ext.demo.folder import DATASET, TASK, make_download, prepare_folder
 from nnunet_ext.demo.plan import FOLDS, FULL, MODELS, QUICK, Settings, export_lines, make_steps, script, variables
 from nnunet_ext.demo.results import CONVENTION, dice_table, read_summary, structures
 from nnunet_ext.demo.steps import clock, find_program, run_step, shell_lines
@@ -47,7 +47,7 @@ def run_demo(folder: Path, quick: bool = False, device: str = "auto") -> Path:
             find_program(command.arguments[0], os.environ.get("PATH", ""))
     print(
         f"SSH-UNet on hippocampus MRI by nnU-Net's own commands: {training} training cases, {held_back} held back for "
-        f"testing.\nDevice {device}, {cores} CPU core(s); about {settings.minutes} minute(s) on two CPU cores.\n"
+        f"testing.\nDevice {device}, {cores} CPU core(s); about {settings.minutes} minutes on two CPU cores.\n"
         f"Everything goes to {folder}: commands.sh there has the lines below, logs/ what they print.\n"
     )
     print("\n".join(exports), flush=True)
@@ -88,11 +88,15 @@ def report(folder: Path, settings: Settings) -> None:
         ("Image, reference and prediction", folder / "overlay.png"),
         ("Training curve", folder / "training_curve.png"),
         ("Predictions", predictions / "ensemble"),
-        ("Folder for the server", folder / "submission"),
+        ("For the challenge's server", folder / "submission.zip"),
         ("Trained model", folder / "nnUNet_results" / DATASET / settings.model),
         ("Commands", folder / "commands.sh"),
     ):
         print(f"{label + ':':<33}{path}")
+    print(
+        f"\nsubmission.zip has {TASK} alone: the Decathlon's server refuses it without the other nine tasks "
+        "(`nnunet-ext submit msd --help`), and here without most of this one's cases."
+    )
 
 
 def _found_device() -> str:

@@ -42,7 +42,7 @@ class Settings:
 
 
 FULL = Settings(iterations=20, epochs=22, minutes=7)
-QUICK = Settings(iterations=4, epochs=2, minutes=1)
+QUICK = Settings(iterations=4, epochs=2, minutes=2)
 
 
 def variables(folder: Path, cores: int) -> dict[str, str]:

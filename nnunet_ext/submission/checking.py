@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -84,9 +84,25 @@ def check(
     with opened(place) as found:
         named = challenge_named(challenge) if challenge else recognised(found.names, raws)
         expected = [_expected(named, section, raws, name_template) for section in named.sections]
-        return check_place(
+        done = check_place(
             found, named, expected, labels, allow_incomplete=allow_incomplete, processes=processes, progress=progress
         )
+    done.notices += background_notices(done.values)
+    return done
+
+
+def background_notices(values: Mapping[str, Mapping[int, int]]) -> list[str]:
+    """What an overlooked failure of a model would look like.
+
+    Args:
+        values: file -> value -> voxels.
+    """
+    empty = [name for name, counts in values.items() if not any(number for value, number in counts.items() if value)]
+    if not empty:
+        return []
+    if len(empty) == len(values):
+        return ["ALL LABEL MAPS ARE BACKGROUND ONLY: is that the right folder?"]
+    return [f"{len(empty)} of {len(values)} label maps are background only: {', '.join(empty[:5])}"]
 
 
 def _expected(challenge: Challenge, section: Section, raws: Sequence[RawData], template: str | None) -> Expected:

@@ -40,9 +40,9 @@ class RefusedError(UserError):
         problems: all that is wrong.
     """
 
-    def __init__(self, what: str, problems: Sequence[Problem]) -> None:
+    def __init__(self, what: str, problems: Sequence[Problem], hint: str = "") -> None:
         self.problems = tuple(problems)
-        super().__init__(f"{what}\n{listing(self.problems)}")
+        super().__init__("\n".join(filter(None, (what, listing(self.problems), hint))))
 
 
 def listing(problems: Iterable[Problem]) -> str:

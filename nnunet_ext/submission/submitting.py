@@ -14,7 +14,7 @@ from nnunet_ext import __version__
 from nnunet_ext.errors import UserError
 from nnunet_ext.submission.archive import sha256_of, write_json, write_zip
 from nnunet_ext.submission.challenges import Challenge
-from nnunet_ext.submission.checking import Checked, Progress, check_place
+from nnunet_ext.submission.checking import Checked, Progress, background_notices, check_place
 from nnunet_ext.submission.output import Output
 from nnunet_ext.submission.places import opened
 from nnunet_ext.submission.planning import Item, Plan, make_plan
@@ -131,19 +131,12 @@ def _problems(written: Sequence[Written]) -> list[Problem]:
 
 
 def _refused(plan: Plan, problems: Sequence[Problem]) -> RefusedError:
-    if not problems:
-        return RefusedError(
-            f"{plan.challenge.key}: refused, nothing was written: there is no prediction of any of its cases.",
-            plan.problems,
-        )
-    missing = sum(problem.kind == "missing" for problem in problems)
-    hint = " --allow-incomplete leaves out missing cases." if missing == len(problems) else ""
-    count = f"{len(problems)} thing{'s' * (len(problems) > 1)}"
-    return RefusedError(
-        f"{plan.challenge.key}: refused, nothing was written. Wrong {'are' if len(problems) > 1 else 'is'} {count}:"
-        f"{hint}",
-        problems,
-    )
+    start = f"{plan.challenge.key}: refused, nothing was written"
+    if not plan.items:
+        return RefusedError(f"{start}: there is no prediction of any of its cases.", problems or plan.problems)
+    only_missing = all(problem.kind == "missing" for problem in problems)
+    hint = "--allow-incomplete leaves out missing cases, for a try." if only_missing else ""
+    return RefusedError(f"{start}; {len(problems)} problem{'s' * (len(problems) > 1)}:", problems, hint)
 
 
 def _report(
@@ -159,13 +152,14 @@ def _report(
         }
         for done in sorted(written, key=lambda done: done.item.path)
     }
+    predicted = {done.item.path: done.values for done in written if done.item.prediction is not None}
     excused = [problem.as_dict() for problem in plan.problems]
     return {
         "format": 1,
         "challenge": plan.challenge.key,
         "complete": not excused,
         "missing": excused,
-        "notices": [*plan.notices, *again.notices, *_foreground_notices(written)],
+        "notices": [*plan.notices, *again.notices, *background_notices(predicted)],
         "files": files,
         "zip": {"name": (target.zip or archive).name, "bytes": archive.stat().st_size, "sha256": sha256_of(archive)},
         "folder": None if target.folder is None else target.folder.name,
@@ -182,14 +176,3 @@ def _report(
 def _all_background(item: Item) -> dict[str, int]:
     x, y, z = item.case.written.shape
     return {"0": x * y * z}
-
-
-def _foreground_notices(written: Sequence[Written]) -> list[str]:
-    """What an overlooked failure of a model would look like."""
-    predicted = [done for done in written if done.item.prediction is not None]
-    empty = [done.item.path for done in predicted if not any(done.values.get(v) for v in done.values if v)]
-    if not empty:
-        return []
-    if len(empty) == len(predicted):
-        return ["ALL PREDICTIONS ARE BACKGROUND ONLY: is that the right folder?"]
-    return [f"{len(empty)} of {len(predicted)} predictions are background only: {', '.join(empty[:5])}"]

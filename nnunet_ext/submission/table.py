@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
+MOST_VALUES = 60
+
 
 def label_table(values: Mapping[str, Mapping[int, int]], names: Mapping[str, Mapping[int, str]] | None = None) -> str:
     """Voxels of each label over all files, and how many files have it; folder by folder.
@@ -21,7 +23,11 @@ def label_table(values: Mapping[str, Mapping[int, int]], names: Mapping[str, Map
     for folder, files in sorted(folders.items()):
         known = (names or {}).get(folder, {})
         total = sum(sum(counts.values()) for counts in files)
-        for value in sorted({value for counts in files for value in counts} | set(known)):
+        found = sorted({value for counts in files for value in counts} | set(known))
+        if len(found) > MOST_VALUES:
+            rows.append((folder, f"{len(found)} values from {found[0]} to {found[-1]}: no label maps?", "", "", "", ""))
+            continue
+        for value in found:
             voxels = sum(counts.get(value, 0) for counts in files)
             having = sum(bool(counts.get(value)) for counts in files)
             share = f"{100 * voxels / total:.3f} %" if total else "-"

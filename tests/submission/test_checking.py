@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from trees.volumes import load, save
 
+from nnunet_ext.cli import main
 from nnunet_ext.errors import UserError
 from nnunet_ext.submission import check, submit
 
@@ -229,3 +230,12 @@ def test_wrong_raw_data_set(tmp_path: Path) -> None:
     made = converted.acdc(tmp_path, predict=False)
     with pytest.raises(UserError, match=r"Dataset027_ACDC has none of btcv's cases \(img0061, 61\)"):
         check(tmp_path, "btcv", made.raw)
+
+
+def test_images_and_background_are_noticed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels, affine = load(folder / _name(0))
+    save(folder / _name(0), np.zeros_like(labels), affine)
+    assert check(folder).notices == [f"1 of 70 label maps are background only: {_name(0)}"]
+    save(folder / _name(0), np.arange(labels.size, dtype=np.int16).reshape(labels.shape), affine)
+    assert main(["submit", "check", str(folder)]) == 1
+    assert f"{labels.size} values from 0 to {labels.size - 1}: no label maps?" in capsys.readouterr().out

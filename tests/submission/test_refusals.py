@@ -130,7 +130,7 @@ def test_background_only_is_noticed(made: Converted, tmp_path: Path) -> None:
         labels, affine = load(path)
         save(path, np.zeros_like(labels), affine)
     report = submit("btcv", made.predictions, made.raw, tmp_path / "out")
-    assert any("ALL PREDICTIONS" in notice for notice in report["notices"])
+    assert any("ALL LABEL MAPS" in notice for notice in report["notices"])
 
 
 def test_labels_that_became_one_are_not_told_apart(tmp_path: Path) -> None:
