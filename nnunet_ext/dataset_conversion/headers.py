@@ -10,6 +10,7 @@ import numpy as np
 FAULTS = (ValueError, nibabel.spatialimages.HeaderDataError, nibabel.filebasedimages.ImageFileError)
 """What `parse` raises for a file that is no NIfTI file or has a header that is damaged."""
 _MOST_AXES = 7
+_NO_TYPES = (0, 1)  # unknown and bits, which NIfTI does not have any more
 
 
 def parse(stream: Any) -> Any:
@@ -45,7 +46,9 @@ def _check(header: Any) -> None:
     shape = dim[1 : dim[0] + 1]
     if min(shape) < 1:
         raise ValueError(f"dim is {shape}; every edge must be 1 or more")
-    header.get_data_dtype()  # raises
+    datatype = int(header["datatype"])
+    if datatype in _NO_TYPES or datatype not in header._data_type_codes.code:
+        raise ValueError(f"datatype is {datatype}, which is none of NIfTI's")
     offset, least = float(header["vox_offset"]), header.single_vox_offset
     if not np.isfinite(offset) or offset < least:
         raise ValueError(f"vox_offset is {offset:g}; voxels begin at byte {least} or later")

@@ -11,6 +11,8 @@ from nnunet_ext.dataset_conversion import files, headers, itk_geometry, volumes
 from nnunet_ext.dataset_conversion.sources import SourceFile
 from nnunet_ext.dataset_conversion.volumes import UnusableError, Volume
 
+_MOST_BYTES = 8  # of a voxel that SimpleITK reads
+
 
 def is_named_compressed(file: SourceFile) -> bool:
     """What the name says; the content decides where it is looked at."""
@@ -76,9 +78,9 @@ def read_header(file: Planned, channels: int, notices: list[str]) -> None:
     """
     header, file.compressed = volumes.read_header(file.source)
     shape = _shape(file, header, channels)
-    if header.get_data_dtype().kind not in "iuf":
+    if header.get_data_dtype().kind not in "iuf" or header.get_data_dtype().itemsize > _MOST_BYTES:
         kind = header.get_value_label("datatype")
-        raise UnusableError(f"{file.source.where}: voxels of type {kind}; expected one number each.")
+        raise UnusableError(f"{file.source.where}: voxels of type {kind}; expected one number each, of up to 64 bits.")
     if isinstance(header, nibabel.Nifti2Header):
         header = volumes.as_nifti1(header)
         file.change("NIfTI-2 made NIfTI-1, which SimpleITK reads")
