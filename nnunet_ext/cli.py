@@ -28,7 +28,7 @@ VERBS = {
     "redundancy": "show how much alike the channels of a trained model's feature maps are, stage by stage",
     "mesh": "surfaces of classes and regions of a label map, of probabilities or of a trained OSS-Net",
     "submit": "make of predictions what a challenge's server takes, or check such a folder or zip",
-    "demo": "plan, train, predict and evaluate on bundled MRI data by stock nnU-Net commands",
+    "demo": "convert, plan, train, predict, evaluate and submit on bundled MRI data by stock nnU-Net commands",
 }
 
 

@@ -60,12 +60,12 @@ def submit(
         progress: shows how far it is.
 
     Returns:
-        The report, which is also written beside the output: JSON values, no path but those given.
+        The report, which is also written beside the output: JSON values.
 
     Raises:
         RefusedError: with all that is wrong; nothing was written.
         UserError: the arguments cannot be used, or the output may not be replaced.
-        OSError: the disk is full; nothing was written.
+        OSError: the disk is full, or something cannot be written; nothing was.
     """
     labels = None if labels is None else frozenset(labels)
     server = challenge_named(challenge)

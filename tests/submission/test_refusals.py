@@ -261,11 +261,12 @@ def test_test_cases_with_labels_are_not_the_servers(tmp_path: Path) -> None:
     assert list(report["files"]) == ["BraTS2021_00001.nii.gz"]
 
 
-def test_amos_validation_is_known_without_the_record(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["amos_ct", "amos_ctmr"])
+def test_amos_validation_is_known_without_the_record(tmp_path: Path, key: str) -> None:
     cases = [Made(f"amos_{number:04d}", "training", label=True) for number in (converted.AMOS_CT[0], 1)]
     made = data_set(tmp_path, "generic", "Dataset218_AMOS", cases, range(16))
     (made.predictions / "amos_0001.nii.gz").unlink()
-    report = submit("amos_ct", made.predictions, made.raw, tmp_path / "out", allow_incomplete=True)
+    report = submit(key, made.predictions, made.raw, tmp_path / "out", allow_incomplete=True)
     assert list(report["files"]) == [f"results/{cases[0].id}.nii.gz"]
 
 
