@@ -18,6 +18,7 @@ from nnunet_ext.evaluation_scripts.structures import (
     background_too,
     brats_regions,
     foreground_as_one,
+    liver_and_lesion,
     organs_of_synapse,
     tumour_classes_and_regions,
 )
@@ -40,7 +41,8 @@ class Convention:
         metrics: of every structure.
         structures: makes of a dataset.json the structures that are evaluated.
         averaging: "structures": mean over cases for each structure, then over structures; "cases": mean over the
-            structures of each case, then over cases. NaN is left out of both.
+            structures of each case, then over cases. NaN is left out of both. "all structures": as "structures", but
+            NaN if one of them has no value at all.
         digits: to which a case's values are rounded before they are averaged; None: not at all.
         missing: metric -> what a case without prediction counts; metrics that are not named count as for an empty
             prediction.
@@ -90,8 +92,9 @@ _PRESETS = (
     Convention(
         "nnunet",
         "nnU-Net v2's summary.json: Dice and IoU of every label or region, NaN if both masks are empty; mean over the "
-        "other cases for each, then over all of them.",
+        "other cases for each, then over all of them (NaN if one of them occurs nowhere).",
         (_dice({"both_empty": NAN}), Metric("IoU", "jaccard", "", {"both_empty": NAN})),
+        averaging="all structures",
     ),
     Convention(
         "monai",
@@ -173,6 +176,8 @@ _PRESETS = (
         "false), lesions of at most 50 mm³ left out; beside them Dice (1) and HD95 (0) of whole regions, 374 if one "
         "mask is empty; mean over cases for each region, then over regions.",
         (
+            Metric("LesionWise Dice", "lesionwise_dice"),
+            Metric("LesionWise HD95", "lesionwise_hd95", "mm"),
             _dice(_ONE_IF_BOTH),
             Metric(
                 "HD95",
@@ -182,7 +187,12 @@ _PRESETS = (
             ),
         ),
         brats_regions,
-        missing={"Dice": 0.0, "HD95": BRATS2023_PENALTY},
+        missing={
+            "LesionWise Dice": 0.0,
+            "LesionWise HD95": BRATS2023_PENALTY,
+            "Dice": 0.0,
+            "HD95": BRATS2023_PENALTY,
+        },
         extra="brats2023",
     ),
     Convention(
@@ -190,6 +200,7 @@ _PRESETS = (
         "Liver (labels 1 and 2 as one) and lesions (label 2). Dice per case: 0 if both masks are empty, as the server "
         "counted; Dice global: of all cases' voxels together; distances in mm.",
         (_dice({"both_empty": 0.0}), Metric("ASSD", "assd_pooled", "mm", _UNDEFINED)),
+        liver_and_lesion,
         extra="lits",
     ),
     Convention(

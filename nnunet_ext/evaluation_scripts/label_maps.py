@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from nnunet_ext.dataset_conversion.label_values import LabelValues
 from nnunet_ext.dataset_conversion.sources import SourceFile, ending_of
 from nnunet_ext.errors import UserError
 
+_TIFF = (".tif", ".tiff")
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", ".png", ".bmp", ".tif", ".tiff")
 
 
@@ -21,7 +23,8 @@ class LabelMap:
 
     Attributes:
         labels: (z, y, x), in 2D (y, x); uint8 or uint16.
-        spacing: millimetres along the axes of `labels`; of pictures 1, which is a pixel.
+        spacing: millimetres along the axes of `labels`; of pictures 1, which is a pixel, unless a JSON file beside it
+            states another, as nnU-Net's reader of 3D TIFF has it.
         affine: from (x, y, z) to RAS millimetres; None: of pictures.
     """
 
@@ -44,8 +47,7 @@ def read(path: Path) -> LabelMap:
         else:
             array, given = other_formats.read(file)
             if given is None:
-                labels = LabelValues(array if array.ndim == 2 else array[..., 0], str(path)).integers
-                return LabelMap(labels, (1.0,) * labels.ndim, None)
+                return _picture(path, array)
             affine = given
         if array.ndim > 3 and array.shape[3:] == (1,) * (array.ndim - 3):
             array = array.reshape(array.shape[:3])
@@ -56,6 +58,42 @@ def read(path: Path) -> LabelMap:
         raise UserError(str(error)) from error
     spacing = tuple(float(edge) for edge in volumes.spacing_of(affine)[::-1])
     return LabelMap(labels, spacing, affine)
+
+
+def _picture(path: Path, array: np.ndarray) -> LabelMap:
+    """A picture; a stack of TIFF pages is a volume, and of colours the first counts."""
+    if array.ndim == 3 and not (path.suffix.lower() in _TIFF and array.shape[2] > 4):
+        array = array[..., 0]
+    labels = LabelValues(array, str(path)).integers
+    return LabelMap(labels, stated_spacing(path, labels.ndim) or (1.0,) * labels.ndim, None)
+
+
+def stated_spacing(path: Path, axes: int = 3) -> tuple[float, ...] | None:
+    """The spacing in mm that nnU-Net's reader of 3D TIFF finds in a JSON file beside the picture; None: no such file.
+
+    Raises:
+        UserError: it has another content.
+    """
+    beside = path.with_suffix(".json")
+    if path.suffix.lower() not in _TIFF or not beside.is_file():
+        return None
+    try:
+        spacing = tuple(float(edge) for edge in json.loads(beside.read_text(encoding="utf-8"))["spacing"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{beside}: no spacing of {path.name} can be read from it ({error!r}).") from error
+    if len(spacing) != axes or min(spacing) <= 0:
+        raise UserError(f"{beside}: spacing {spacing}, expected {axes} positive numbers in mm.")
+    return spacing
+
+
+def unit_of(path: Path) -> str:
+    """Of distances in a label map: "mm", or "pixels" where the file knows no spacing."""
+    pictures = (".png", ".bmp", *_TIFF)
+    return "pixels" if path.suffix.lower() in pictures and not _has_sidecar(path) else "mm"
+
+
+def _has_sidecar(path: Path) -> bool:
+    return path.suffix.lower() in _TIFF and path.with_suffix(".json").is_file()
 
 
 def same_grid(reference: LabelMap, predicted: LabelMap, names: tuple[Path, Path]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,29 +41,31 @@ def find_pairs(references: Path, predictions: Sequence[Path], cases: Iterable[st
         references: folder of label maps.
         predictions: folders of label maps; or of a fold or a trained model, whose validation cases are taken. All of
             them together; each case once.
-        cases: evaluate these; None: those with a reference; of a trained model, its validation cases.
+        cases: evaluate these; None: those with a reference; of a trained model, its validation cases: those of
+            splits_final.json where it lies beside the references, else those that were predicted.
 
     Raises:
         UserError: an empty folder, a case predicted twice, or no case in both.
     """
     known = label_maps(references, "references")
     found: dict[str, Path] = {}
-    validation = False
+    validated: set[str] | None = None
     for place in predictions:
-        folders = validation_folders(place)
-        validation |= folders != [place]
-        for folder in folders:
-            for case, path in label_maps(folder, "predictions").items():
+        for folder in validation_folders(place):
+            here = label_maps(folder, "predictions")
+            for case, path in here.items():
                 if case in found:
                     raise UserError(f"{case} is predicted twice: {found[case]} and {path}. Evaluate one at a time.")
                 found[case] = path
+            if _is_validation(folder):
+                validated = (validated or set()) | set(here) | _split_of(folder, references, set(here))
     if cases is not None:
         wanted = set(cases)
         absent = sorted(wanted - set(known))
         if absent:
             raise UserError(f"no reference in {references} for {shortened(absent)}")
     else:
-        wanted = set(known) & set(found) if validation else set(known)
+        wanted = set(known) if validated is None else set(known) & (validated | set(found))
     pairs = {case: path for case, path in found.items() if case in wanted}
     if not pairs:
         raise UserError(
@@ -88,6 +91,26 @@ def validation_folders(place: Path) -> list[Path]:
     if folds and not found:
         raise UserError(f"{place}: its folds have no validation folders: run nnUNetv2_train ... --val")
     return found or [place]
+
+
+def _is_validation(folder: Path) -> bool:
+    """Whether nnU-Net wrote it after a training: it holds the cases of a fold, not of a data set."""
+    folder = folder.absolute()
+    return folder.name == "validation" and folder.parent.name.startswith("fold_")
+
+
+def _split_of(folder: Path, references: Path, predicted: set[str]) -> set[str]:
+    """The validation cases of a fold, by the splits_final.json above nnU-Net's gt_segmentations.
+
+    Nothing where it is of other folds: predictions would be among its training cases.
+    """
+    number = folder.absolute().parent.name.removeprefix("fold_")
+    splits = references.absolute().parent / "splits_final.json"
+    try:
+        cases = {str(case) for case in json.loads(splits.read_text(encoding="utf-8"))[int(number)]["val"]}
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return set()
+    return cases if predicted <= cases else set()
 
 
 def label_maps(folder: Path, what: str) -> dict[str, Path]:

@@ -38,8 +38,32 @@ ELEMENTS: dict[str, Callable[[SurfaceDistances, float], float]] = {
 }
 """Of surface elements, weighted by their area; section 2.2."""
 VOLUMES = ("reference_ml", "predicted_ml")
+LESIONWISE = ("lesionwise_dice", "lesionwise_hd95")
+"""Of BraTS 2023's lesions; the convention adds them (`case_extras`)."""
 NAMES = (*OVERLAPS, *BORDER, *ELEMENTS, *VOLUMES)
-LOWER_IS_BETTER = ("hd", "hd95_pooled", "hd95_larger", "hd95_area", "assd_pooled", "assd_of_ways")
+DISTANCES = ("hd", "hd95_pooled", "hd95_larger", "hd95_area", "assd_pooled", "assd_of_ways")
+LOWER_IS_BETTER = (*DISTANCES, "lesionwise_hd95")
+DESCRIPTIONS: dict[str, str] = {
+    "dice": "2TP / (2TP + FP + FN)",
+    "jaccard": "TP / (TP + FP + FN), intersection over union",
+    "precision": "TP / (TP + FP)",
+    "recall": "TP / (TP + FN), sensitivity",
+    "specificity": "TN / (TN + FP)",
+    "volume_similarity": "1 - |FN - FP| / (2TP + FP + FN)",
+    "relative_volume_difference": "(|P| - |G|) / |G|",
+    "hd": "Hausdorff distance of border voxels, the largest of all",
+    "hd95_pooled": "95th percentile of both directions' border distances in one list (medpy)",
+    "hd95_larger": "larger of the two directions' 95th percentiles of border distances (MONAI)",
+    "hd95_area": "distance within which 95 % of each surface's area lies, the larger direction (DeepMind)",
+    "assd_pooled": "mean of both directions' border distances in one list (medpy 0.5)",
+    "assd_of_ways": "mean of the two directions' mean border distances (medpy 0.4)",
+    "nsd": "share of both surfaces' area within the tolerance of the other (DeepMind)",
+    "nsd_border": "share of both surfaces' border voxels within the tolerance of the other (MONAI)",
+    "reference_ml": "volume of the reference",
+    "predicted_ml": "volume of the prediction",
+    "lesionwise_dice": "mean Dice over lesions, false ones count 0 (BraTS 2023)",
+    "lesionwise_hd95": "mean hd95_area over lesions, missed and false ones count the penalty (BraTS 2023)",
+}
 
 
 @dataclass(frozen=True)
@@ -49,10 +73,11 @@ class Metric:
     Attributes:
         name: in tables, such as "HD95".
         quantity: one of `NAMES`.
-        unit: "mm", "voxels" or "ml"; "" for ratios.
+        unit: "mm", "voxels" (no spacing), "pixels" (of pictures, which have none) or "ml"; "" for ratios.
         empty: state -> value where a mask is empty. A NaN is left out of averages and counted; what has no entry is
             computed as it stands.
-        tolerance: of a normalised surface distance, in mm: one for all structures, or by the structure's name.
+        tolerance: of a normalised surface distance, in mm (of pictures: pixels): one for all structures, or by the
+            structure's name.
     """
 
     name: str
@@ -65,6 +90,11 @@ class Metric:
     def higher_is_better(self) -> bool:
         """Whether larger values are better; volumes have no better."""
         return self.quantity not in LOWER_IS_BETTER
+
+    @property
+    def has_better(self) -> bool:
+        """Whether one value can be worse than another at all."""
+        return self.quantity not in (*VOLUMES, "relative_volume_difference")
 
     def tolerance_of(self, structure: str) -> float:
         """The tolerance for a structure in mm; NaN for metrics without one.
@@ -82,21 +112,29 @@ class Metric:
         return float(self.tolerance[structure])
 
 
-def evaluate(pair: CasePair, name: str, structure: tuple[int, ...], metrics: tuple[Metric, ...]) -> dict[str, float]:
+def evaluate(
+    pair: CasePair, name: str, structure: tuple[int, ...], metrics: tuple[Metric, ...], thickness: float = 1.0
+) -> dict[str, float]:
     """All metrics of one structure of one case.
 
     Args:
         pair: the case.
         name: of the structure.
         structure: its label, or the labels of the region.
-        metrics: what is asked for; surfaces are searched only if one of them needs them.
+        metrics: what is asked for; surfaces are searched only if one of them needs them. Those of `LESIONWISE` are
+            passed over.
+        thickness: of the slice in mm where the pair is the only one of a volume.
 
     Returns:
         The metric's name -> value; NaN where it is undefined.
     """
     overlap = pair.overlap(structure)
     distances: dict[tuple[str, str], SurfaceDistances] = {}
-    return {metric.name: _value(metric, pair, overlap, name, structure, distances) for metric in metrics}
+    return {
+        metric.name: _value(metric, pair, overlap, name, structure, distances, thickness)
+        for metric in metrics
+        if metric.quantity not in LESIONWISE
+    }
 
 
 def _value(
@@ -106,6 +144,7 @@ def _value(
     name: str,
     structure: tuple[int, ...],
     distances: dict[tuple[str, str], SurfaceDistances],
+    thickness: float,
 ) -> float:
     """One metric; distances that were computed for another are taken."""
     if overlap.state in metric.empty:
@@ -115,7 +154,7 @@ def _value(
         return OVERLAPS[quantity](overlap)
     if quantity in VOLUMES:
         voxels = overlap.reference if quantity == "reference_ml" else overlap.predicted
-        return voxels * math.prod(pair.spacing) / 1000
+        return float(voxels) if metric.unit == "pixels" else voxels * math.prod(pair.spacing) * thickness / 1000
     kind = "elements" if quantity in ELEMENTS else "border"
     key = kind, metric.unit
     if key not in distances:

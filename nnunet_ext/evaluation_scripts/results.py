@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class CaseResult:
         predicted: path of the prediction; None: it is missing.
         values: structure -> metric -> value; NaN where undefined.
         states: structure -> "both_present", "both_empty", "gt_empty" or "pred_empty".
-        extra: further JSON values of the convention.
+        extra: further JSON values: "counts" (structure -> TP, FP, FN, TN) and those of the convention.
         notices: such as a geometry that differs slightly.
     """
 
@@ -48,7 +48,7 @@ class Evaluation:
         definition: in words.
         metrics: metric -> {"unit", "quantity", "higher_is_better", "tolerance"}, in the order of tables.
         structures: name -> label values, in the order of tables.
-        averaging: "structures" or "cases" (`conventions.Convention.averaging`).
+        averaging: "structures", "all structures" or "cases" (`conventions.Convention.averaging`).
         cases: sorted by id.
         extra: numbers of the whole set, as JSON.
         versions: of the packages.
@@ -80,7 +80,10 @@ class Evaluation:
         """The convention's average over everything."""
         if self.averaging == "cases":
             return mean([mean(row) for row in self.table(metric)])
-        return mean(list(self.mean_of_structures(metric).values()))
+        means = list(self.mean_of_structures(metric).values())
+        if self.averaging == "all structures" and any(map(math.isnan, means)):
+            return math.nan
+        return mean(means)
 
     def missing(self) -> list[str]:
         """Cases without a prediction."""
@@ -112,7 +115,8 @@ def from_json(content: Mapping[str, Any], where: Path | str) -> Evaluation:
             CaseResult(**{**case, "values": _decoded(case["values"]), "notices": tuple(case["notices"])})
             for case in content["cases"]
         )
-        others = {key: value for key, value in content.items() if key not in ("format", "cases", "notices")}
+        names = [entry.name for entry in fields(Evaluation) if entry.name not in ("cases", "notices")]
+        others = {name: content[name] for name in names}
         return Evaluation(**others, cases=cases, notices=tuple(content["notices"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: not a result of nnunet-ext evaluate ({error}).") from error
