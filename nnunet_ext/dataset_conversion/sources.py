@@ -28,6 +28,8 @@ ARCHIVE_ENDINGS = (*PLAIN_ARCHIVES, *COMPRESSED_TARS)
 _UNREADABLE = re.compile(r"\.(7z|rar|zst|z\d\d|zip\.\d+|r\d\d)$", re.IGNORECASE)
 """Archives, and parts of archives, that are not looked into."""
 _PART = re.compile(r"(images|labels)(tr|ts|va|val|un)?", re.IGNORECASE)
+NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+"""Environment variables that name nnU-Net's folders."""
 DEPTH = 6
 """Folders below the download's root that are searched."""
 DAMAGED = (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, NotImplementedError)
@@ -177,7 +179,7 @@ def open_download(places: Sequence[Path | str], skip: str | None = None) -> Down
         UserError: a place that does not exist or holds nothing; an archive that is damaged or unsafe.
     """
     roots = tuple(dict.fromkeys(Path(place).expanduser().absolute() for place in places))
-    listing = _Listing(re.compile(skip, re.I) if skip else None)
+    listing = _Listing(re.compile(skip, re.I) if skip else None, _own_folders())
     for root in roots:
         if root.is_dir():
             listing.walk(root, "" if len(roots) == 1 else f"{root.name}/")
@@ -197,6 +199,12 @@ def open_download(places: Sequence[Path | str], skip: str | None = None) -> Down
     return Download(roots, tuple(sorted(listing.found(), key=lambda file: file.name)), tuple(listing.notices))
 
 
+def _own_folders() -> dict[str, str]:
+    """nnU-Net's folders, each with the environment variable that names it: what lies in them is no download."""
+    named = {variable: os.environ.get(variable) for variable in NNUNET_FOLDERS}
+    return {os.path.realpath(os.path.expanduser(path)): variable for variable, path in named.items() if path}
+
+
 def _tail(notices: Sequence[str]) -> str:
     return f" ({'; '.join(notices)})" if notices else "."
 
@@ -204,6 +212,7 @@ def _tail(notices: Sequence[str]) -> str:
 @dataclass
 class _Listing:
     skip: re.Pattern[str] | None
+    own: dict[str, str] = field(default_factory=dict)
     files: list[SourceFile] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
@@ -243,7 +252,12 @@ class _Listing:
         folders = {entry.name for entry in entries if entry.is_dir()}
         for entry in entries:
             path = Path(entry.path)
-            if entry.is_dir() and len(above) < DEPTH:
+            if entry.is_dir() and os.path.realpath(path) in self.own:
+                variable = self.own[os.path.realpath(path)]
+                self.notices.append(
+                    f"{path}: the folder that {variable} names: passed over; name it, to convert from it"
+                )
+            elif entry.is_dir() and len(above) < DEPTH:
                 self.walk(path, f"{prefix}{entry.name}/", (*above, real))
             elif entry.is_dir():
                 self.notices.append(f"{path}: more than {DEPTH} folders deep: not searched")

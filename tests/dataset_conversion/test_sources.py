@@ -253,6 +253,28 @@ def test_links_on_the_disk(tmp_path: Path) -> None:
     assert any("a link to a folder above itself" in notice for notice in found.notices)
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_nnunets_own_folders_are_no_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool) -> None:
+    content = {"a.nii": b"1", "raw/Dataset001_A/imagesTr/a_0000.nii": b"2", "results/b.nii": b"3", "other/c.nii": b"4"}
+    folder(tmp_path, content)
+    raw = tmp_path / "raw"
+    if link:
+        raw = tmp_path / "way" / "raw"
+        raw.parent.mkdir()
+        raw.symlink_to(tmp_path / "raw")
+    monkeypatch.setenv("nnUNet_raw", str(raw))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results") + "/")
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    found = open_download([tmp_path])
+    assert [file.name for file in found.files] == ["a.nii", "other/c.nii"]
+    assert any(f"{tmp_path / 'raw'}: the folder that nnUNet_raw names: passed over" in said for said in found.notices)
+    assert any("nnUNet_results names" in said for said in found.notices)
+    named = "Dataset001_A/imagesTr/a_0000.nii"
+    assert names(tmp_path / "raw") == [named]
+    assert names(raw / "Dataset001_A") == ["imagesTr/a_0000.nii"]
+    assert names(tmp_path / "other", tmp_path / "raw") == ["other/c.nii", f"raw/{named}"]
+
+
 def test_depth_is_bounded(tmp_path: Path) -> None:
     folder(tmp_path, {"1/2/3/4/5/6/a.nii": b"1", "1/2/3/4/5/6/7/b.nii": b"1"})
     found = open_download([tmp_path])
