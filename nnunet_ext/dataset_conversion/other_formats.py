@@ -14,14 +14,15 @@ from nnunet_ext.dataset_conversion.sources import SourceFile
 from nnunet_ext.dataset_conversion.volumes import UnusableError
 
 ITK = (".nrrd", ".mha", ".mhd", ".gipl")
+TIFF = (".tif", ".tiff")
 
 
 def read(file: SourceFile) -> tuple[np.ndarray, np.ndarray | None]:
     """Read an image.
 
     Returns:
-        Its array, with ITK's formats (x, y, z) and its affine (RAS, mm); of pictures (row, column) or, with colours,
-        (row, column, channel), and None.
+        Its array, with ITK's formats (x, y, z) and its affine (RAS, mm); of pictures (row, column), with colours
+        (row, column, colour), of TIFF files also (slice, row, column), and None. `has_colours` tells which.
 
     Raises:
         UnusableError: it can't be read.
@@ -60,10 +61,52 @@ def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_picture(path: Path) -> np.ndarray:
-    from skimage import io
+    array: np.ndarray
+    if path.suffix.lower() in TIFF:
+        import tifffile
 
-    array: np.ndarray = io.imread(path)
+        array = tifffile.imread(path)
+    else:
+        from skimage import io
+
+        array = io.imread(path)
+    if array.ndim not in (2, 3):
+        raise ValueError(f"{array.ndim} axes")
     return array
+
+
+def has_colours(file: SourceFile, array: np.ndarray) -> bool:
+    """Whether the last axis of an image is one of colours. TIFF files say so; (3, row, column) counts as slices.
+
+    Args:
+        file: where the image comes from.
+        array: as `read` returned it.
+    """
+    if file.ending in ITK or array.ndim != 3:
+        return False
+    if file.ending not in TIFF:
+        return True
+    import tifffile
+
+    with on_disk(file) as path, tifffile.TiffFile(path) as stored:
+        return str(stored.series[0].axes).endswith("S")
+
+
+def without_colours(file: SourceFile, array: np.ndarray) -> np.ndarray:
+    """A label map's values: of a grey picture that is stored in colours (row, column), else as they are.
+
+    Args:
+        file: where it comes from.
+        array: as `read` returned it.
+
+    Raises:
+        UnusableError: the colours differ.
+    """
+    if not has_colours(file, array):
+        return array
+    if not (array[..., :1] == array[..., :3]).all():
+        raise UnusableError(f"{file.where}: a picture in colours; labels must be one number a pixel.")
+    return array[..., 0]
 
 
 def write_labels(path: Path, labels: np.ndarray, source: SourceFile) -> None:
@@ -74,6 +117,11 @@ def write_labels(path: Path, labels: np.ndarray, source: SourceFile) -> None:
         labels: as `read` returned them, with other values; uint8 or uint16.
         source: the file.
     """
+    if source.ending in TIFF:
+        import tifffile
+
+        tifffile.imwrite(path, labels, photometric="minisblack", compression="zlib")
+        return
     if source.ending not in ITK:
         from skimage import io
 

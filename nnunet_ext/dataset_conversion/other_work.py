@@ -25,6 +25,11 @@ def convert_other(job: Job) -> dict[str, Any]:
         UnusableError: the case has to be left out; says why.
     """
     case = job.case
+    reason = unusable_options(
+        job.ending, reorient=job.reorient, copy_geometry=job.copy_geometry, fix_nan=job.fix_nan, reader=job.reader
+    )
+    if reason is not None:
+        raise UnusableError(reason)
     if len(case.images) != job.rules.channels:
         raise UnusableError(f"{len(case.images)} images for {job.rules.channels} channels.")
     wrong = [file.where for file in (*case.images, case.label) if file is not None and file.ending != job.ending]
@@ -52,6 +57,35 @@ def convert_other(job: Job) -> dict[str, Any]:
     }
 
 
+def unusable_options(
+    ending: str, *, reorient: bool, copy_geometry: bool, fix_nan: bool, reader: str | None = None
+) -> str | None:
+    """What to say of options that change NIfTI files, if the data set's files are others; None if there are none.
+
+    Args:
+        ending: of the data set's files.
+        reorient: files are to be turned.
+        copy_geometry: labels are to get their image's geometry.
+        fix_nan: NaN and infinities are to be replaced.
+        reader: nnU-Net's, of dataset.json.
+    """
+    if ending in (".nii", ".nii.gz"):
+        return None
+    asked = {
+        "--reorient files": reorient,
+        "--reorient reader": reader is not None and reader.startswith("Nibabel"),
+        "--copy-geometry": copy_geometry,
+        "--fix-nan": fix_nan,
+    }
+    named = " and ".join(option for option, is_asked in asked.items() if is_asked)
+    if not named:
+        return None
+    return (
+        f"{named}: for NIfTI files only, but the files of this data set are {ending}. Leave it out, or make NIfTI "
+        "files of them first."
+    )
+
+
 def _checked(job: Job, file: SourceFile) -> Image:
     array, affine = other_formats.read(file)
     if job.check == "full" and array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -64,8 +98,9 @@ def _checked(job: Job, file: SourceFile) -> Image:
 
 def _compare(file: SourceFile, image: Image, first_file: SourceFile, first: Image) -> None:
     """Refuse a file that does not lie on the grid of the first image."""
-    axes = 2 if first[1] is None else 3
-    if image[0].shape[:axes] != first[0].shape[:axes]:
+    shapes = [_grid_shape(name, array) for name, (array, _) in ((file, image), (first_file, first))]
+    colours_first = len(shapes[0]) == 2 and len(shapes[1]) == 3 and shapes[1][0] in _COLOURS
+    if shapes[0] != shapes[1] and not (colours_first and shapes[0] == shapes[1][1:]):
         raise UnusableError(f"{file.where}: shape {image[0].shape}, but {first[0].shape} of {first_file.base}.")
     if image[1] is not None and first[1] is not None:
         differs = difference((image[0].shape, image[1]), (first[0].shape, first[1]))
@@ -73,13 +108,17 @@ def _compare(file: SourceFile, image: Image, first_file: SourceFile, first: Imag
             raise UnusableError(f"{file.where}: {differs} differ from those of {first_file.base}.")
 
 
+_COLOURS = (3, 4)
+
+
+def _grid_shape(file: SourceFile, array: np.ndarray) -> tuple[int, ...]:
+    return array.shape[:2] if other_formats.has_colours(file, array) else array.shape
+
+
 def _label(job: Job, file: SourceFile, first: Image, outputs: files.Outputs) -> dict[str, Any]:
     array, affine = other_formats.read(file)
     _compare(file, (array, affine), job.case.images[0], first)
-    if affine is None and array.ndim > 2:
-        if not (array[..., :1] == array[..., :3]).all():
-            raise UnusableError(f"{file.where}: a picture in colours; labels must be one number a pixel.")
-        array = array[..., 0]
+    array = other_formats.without_colours(file, array)
     found = LabelValues(array, file.where)
     target = found.targets(job.rules, job.values)
     if not any(target.values()) and job.rules.empty == "error":
