@@ -27,6 +27,8 @@ VERBS = {
     "predict-volume": "predict at the images' own resolution or any other by an OSS-Net, in bounded memory",
     "redundancy": "show how much alike the channels of a trained model's feature maps are, stage by stage",
     "mesh": "surfaces of classes and regions of a label map, of probabilities or of a trained OSS-Net",
+    "ensemble": "combine several models' predictions: weighted mean of probabilities, votes or STAPLE over label maps",
+    "evaluate": "compare predictions with references: Dice, HD95, surface Dice and more, by named conventions",
     "submit": "make of predictions what a challenge's server takes, or check such a folder or zip",
     "demo": "convert, plan, train, predict, evaluate and submit on bundled MRI data by stock nnU-Net commands",
 }
@@ -107,6 +109,8 @@ _MODULES = {
     "predict-volume": "nnunet_ext.inference.predict_volume_command",
     "redundancy": "nnunet_ext.inference.redundancy_command",
     "mesh": "nnunet_ext.inference.mesh_command",
+    "ensemble": "nnunet_ext.inference.ensemble_command",
+    "evaluate": "nnunet_ext.evaluation_scripts.evaluate_command",
     "submit": "nnunet_ext.submission.command",
     "demo": "nnunet_ext.demo",
 }
