@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="the same way with fewer cases and iterations: under two minutes on two CPU cores, and no useful Dice",
+        help="the same way with fewer cases and iterations: about two minutes on two CPU cores, and no useful Dice",
     )
     parser.add_argument(
         "-o",

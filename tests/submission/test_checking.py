@@ -212,10 +212,15 @@ def test_names_of_a_template_where_the_cases_are_unknown(tmp_path: Path) -> None
 
 
 def test_names_that_only_the_raw_data_set_knows(tmp_path: Path) -> None:
-    made = converted.acdc(tmp_path)
-    submit("acdc", made.predictions, made.raw, tmp_path / "out", name_template="{id}.nii.gz")
-    assert (tmp_path / "out" / "patient110_frame12.nii.gz").is_file()
-    assert _kinds(tmp_path / "out", raw=made.raw, name_template="{id}.nii.gz") == set()
+    cases = [
+        converted.Made(f"patient110_frame{frame}", group="patient110", details={"phase": phase})
+        for frame, phase in (("01", "ES"), ("12", "ED"))
+    ]
+    made = converted.data_set(tmp_path, "acdc", "Dataset027_ACDC", cases, range(4))
+    options: dict[str, Any] = {"name_template": "{id}.nii.gz", "allow_incomplete": True}
+    report = submit("acdc", made.predictions, made.raw, tmp_path / "out", **options)
+    assert (list(report["files"]), len(report["missing"])) == ([f"{case.id}.nii.gz" for case in cases], 98)
+    assert _kinds(tmp_path / "out", raw=made.raw, **options) == set()
     with pytest.raises(UserError, match="not id: give --raw"):
         check(tmp_path / "out", "acdc", name_template="{id}.nii.gz")
 
@@ -227,7 +232,8 @@ def test_other_names_of_btcv_are_told_how_to_allow(tmp_path: Path) -> None:
 
 
 def test_wrong_raw_data_set(tmp_path: Path) -> None:
-    made = converted.acdc(tmp_path, predict=False)
+    case = converted.Made("patient101_frame01")
+    made = converted.data_set(tmp_path, "acdc", "Dataset027_ACDC", [case], range(4))
     with pytest.raises(UserError, match=r"Dataset027_ACDC has none of btcv's cases \(img0061, 61\)"):
         check(tmp_path, "btcv", made.raw)
 

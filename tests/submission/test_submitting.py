@@ -70,13 +70,13 @@ def test_complete_submission_of_every_challenge(tmp_path: Path, key: str) -> Non
 
 
 def test_same_input_same_bytes(tmp_path: Path) -> None:
-    made = converted.acdc(tmp_path)
+    made = converted.complete(tmp_path, "flare22")
     reports = [
-        submit("acdc", made.predictions, made.raw, tmp_path / name, processes=n) for name, n in (("a", 1), ("b", 3))
+        submit("flare22", made.predictions, made.raw, tmp_path / name, processes=n) for name, n in (("a", 1), ("b", 3))
     ]
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     assert reports[0]["files"] == reports[1]["files"]
-    first = (tmp_path / "a" / "patient101_ED.nii.gz").read_bytes()
+    first = (tmp_path / "a" / "FLARETs_0001.nii.gz").read_bytes()
     assert first[4:8] == bytes(4)
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
