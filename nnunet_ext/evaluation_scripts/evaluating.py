@@ -148,7 +148,7 @@ def _notices(pairs: Pairs, results: Sequence[CaseResult], missing: str) -> tuple
     notices = [notice for result in results for notice in result.notices]
     if pairs.missing:
         what = "left out" if missing == "skip" else "counted as empty predictions, or with the convention's penalty"
-        notices.insert(0, f"{_cases(len(pairs.missing))} no prediction and {what}: {', '.join(pairs.missing)}")
+        notices.insert(0, f"{_cases(len(pairs.missing))} no prediction, {what}: {', '.join(pairs.missing)}")
     if pairs.extra:
         number = len(pairs.extra)
         what = "prediction has" if number == 1 else "predictions have"

@@ -98,7 +98,7 @@ def mean(values: Sequence[float] | np.ndarray) -> float:
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
     """The evaluation as JSON values: NaN becomes null, infinity "inf"."""
-    found: dict[str, Any] = _encoded({"format": FORMAT, **asdict(evaluation)})
+    found: dict[str, Any] = encoded({"format": FORMAT, **asdict(evaluation)})
     return found
 
 
@@ -135,13 +135,14 @@ def read(path: Path) -> Evaluation:
     return from_json(content, path)
 
 
-def _encoded(value: Any) -> Any:
+def encoded(value: Any) -> Any:
+    """A value of mappings, sequences and numbers as JSON has them: NaN becomes null, infinity "inf"."""
     if isinstance(value, Mapping):
-        return {str(key): _encoded(item) for key, item in value.items()}
+        return {str(key): encoded(item) for key, item in value.items()}
     if isinstance(value, str):
         return value
     if isinstance(value, Iterable):
-        return [_encoded(item) for item in value]
+        return [encoded(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
     return value.item() if isinstance(value, np.generic) else value
