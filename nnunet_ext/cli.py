@@ -144,6 +144,8 @@ def _run(argv: Sequence[str]) -> int:
 
         plan(argv[1:])  # nnU-Net's own parser reads the flags
         return 0
+    if verb in ("convert", "submit") and len(argv) > 1:
+        argv = [argv[0], argv[1].lower() if not argv[1].startswith("-") else argv[1], *argv[2:]]  # ACDC is acdc
     args = _parser(verb).parse_args(argv)
     return int(args.run(args))
 

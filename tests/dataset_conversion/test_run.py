@@ -253,3 +253,10 @@ def test_wrong_dataset_json_in_place_is_put_right_and_kept(nnunet_folders: Path)
     assert any("numTraining put right" in notice for notice in report.notices)
     assert json.loads((folder / "dataset.json").read_text()) == description
     assert json.loads((folder / "dataset_before_conversion.json").read_text())["numTraining"] == 7
+
+
+def test_data_sets_may_be_called_in_capitals(
+    nnunet_folders: Path, download: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["convert", "TOY", str(download), "--dry-run"]) == 0
+    assert "Dataset077_Toy" in capsys.readouterr().out
