@@ -207,6 +207,10 @@ class Synapse(_Abdomen):
             "spacings lost",
         )
 
+    def default_number(self, download: Download) -> int:
+        """TransUNet's slices are a data set of their own, too."""
+        return self.number + 4 if self.from_transunet else super().default_number(download)
+
     def default_name(self, download: Download) -> str:
         """Other organs or other intensities are another data set."""
         return f"{self.name}TransUNet" if self.from_transunet else super().default_name(download)

@@ -16,6 +16,7 @@ from nnunet_ext.dataset_conversion.cases import Case, Fault, Found, Layout, Rule
 from nnunet_ext.dataset_conversion.compressed import plain_tars, read_from
 from nnunet_ext.dataset_conversion.earlier import Earlier, names_of_job
 from nnunet_ext.dataset_conversion.options import Options, Report
+from nnunet_ext.dataset_conversion.other_work import unusable_options
 from nnunet_ext.dataset_conversion.outcome import (
     check_splits,
     label_table,
@@ -111,6 +112,15 @@ class _Task:
         self.layout, self.reorient_files = _reoriented(converter.layout(found), options)
         if options.keep_ending and self.layout.file_ending == ".nii.gz":
             self.layout = replace(self.layout, file_ending=_kept_ending(found))
+        problem = unusable_options(
+            self.layout.file_ending,
+            reorient=self.reorient_files,
+            copy_geometry=options.copy_geometry,
+            fix_nan=options.fix_nan,
+            reader=self.layout.reader,
+        )
+        if problem:
+            raise UserError(problem)
         self.rules: Rules = converter.rules(found)
         self.state = State(self.folder)
         self.in_place = lies_within(
@@ -182,9 +192,12 @@ class _Task:
         name = None if rules.inspect is None else rules.inspect.__qualname__
         settings = settings_of(
             (ending, rules.label_map, rules.channels, sorted(values), self.layout.channel_names),
-            (replace(rules, inspect=None), name, how),
+            (replace(rules, inspect=None), name, how, self.layout.reader),
         )
-        return [Job(case, self.folder, ending, rules, values, *how, settings) for case in self.cases()]
+        return [
+            Job(case, self.folder, ending, rules, values, *how, settings, reader=self.layout.reader)
+            for case in self.cases()
+        ]
 
     def work(self, report: Report, progress: Progress | None) -> None:
         """Convert the cases and write everything else."""

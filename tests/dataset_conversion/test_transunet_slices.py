@@ -52,7 +52,7 @@ def test_conversion(nnunet_folders: Path, slices: Path, zipped: bool) -> None:
         place = Path(shutil.make_archive(str(nnunet_folders / "other"), "zip", place))
     report = convert("synapse", [place], Options(splits=("cv",)), OWN)
     assert report.ok
-    assert report.name == "Dataset802_SynapseTransUNet"
+    assert report.name == "Dataset806_SynapseTransUNet"
     for number, count in COUNTS.items():
         values, known = volume(number, count)
         written, affine = load(report.folder / "labelsTr" / f"img{number:04d}.nii.gz")
