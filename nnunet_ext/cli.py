@@ -29,6 +29,7 @@ VERBS = {
     "mesh": "surfaces of classes and regions of a label map, of probabilities or of a trained OSS-Net",
     "ensemble": "combine several models' predictions: weighted mean of probabilities, votes or STAPLE over label maps",
     "evaluate": "compare predictions with references: Dice, HD95, surface Dice and more, by named conventions",
+    "compare": "compare models on the same cases: two by paired tests, more by rankings and their stability",
     "submit": "make of predictions what a challenge's server takes, or check such a folder or zip",
     "demo": "convert, plan, train, predict, evaluate and submit on bundled MRI data by stock nnU-Net commands",
 }
@@ -111,6 +112,7 @@ _MODULES = {
     "mesh": "nnunet_ext.inference.mesh_command",
     "ensemble": "nnunet_ext.inference.ensemble_command",
     "evaluate": "nnunet_ext.evaluation_scripts.evaluate_command",
+    "compare": "nnunet_ext.evaluation_scripts.compare_command",
     "submit": "nnunet_ext.submission.command",
     "demo": "nnunet_ext.demo",
 }

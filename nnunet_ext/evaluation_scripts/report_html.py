@@ -176,7 +176,7 @@ def _summary_table(evaluation: Evaluation, summaries: Mapping[str, tuple[list[Su
 
 def _better(metric: str, evaluation: Evaluation) -> str:
     about = evaluation.metrics[metric]
-    if about["quantity"] in ("reference_ml", "predicted_ml"):
+    if not about.get("has_better", about["quantity"] not in ("reference_ml", "predicted_ml")):
         return ""
     return "higher is better" if about["higher_is_better"] else "lower is better"
 

@@ -58,7 +58,7 @@ def boxes(
     names = []
     for row, (name, given) in enumerate(values.items()):
         finite = given[np.isfinite(given)]
-        names.append(f"{_shortened(name)} ({len(finite)})")
+        names.append(f"{shortened(name)} ({len(finite)})")
         if len(finite):
             _box(axes, row, finite, theme)
         jitter = row + generator.uniform(-0.17, 0.17, len(finite))
@@ -93,7 +93,7 @@ def bland_altman(
     for place, (name, ours) in enumerate(reference.items()):
         theirs = predicted[name]
         marker = "os^Dv<>Pp*"[place % 10]
-        axes.plot((ours + theirs) / 2, theirs - ours, marker, markersize=4, alpha=0.75, label=_shortened(name))
+        axes.plot((ours + theirs) / 2, theirs - ours, marker, markersize=4, alpha=0.75, label=shortened(name))
     axes.axhline(0, color=theme.lines, linewidth=0.8)
     for height, style, word in (
         (found.bias, "-", f"bias {found.bias:.2f}"),
@@ -156,7 +156,7 @@ def _axes(figure: Figure, theme: Theme) -> Axes:
     return axes
 
 
-def _shortened(name: str) -> str:
+def shortened(name: str) -> str:
     """A name that fits beside a plot; a leading underscore would hide it from legends, a $ would be mathematics."""
     short = name if len(name) <= 22 else f"{name[:20]}…"
     return short.replace("$", r"\$")
