@@ -65,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-np", dest="processes", type=_positive, metavar="N", help="cases at a time")
     parser.add_argument("--html", action="store_true", help="also report.html, with plots and the worst cases")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="of nnU-Net (CASE_0000.*), for the report")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="of nnU-Net (CASE_0000.*), for the report (default: beside labelsTr)"
+    )
     parser.add_argument("--nnunet-summary", action="store_true", help="also summary.json as nnU-Net writes it")
     parser.add_argument("--force", action="store_true", help="compute every case anew, also those of earlier runs")
 
@@ -123,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
     pairs = find_pairs(args.reference, args.predictions)
     described = find_dataset_json(args.dataset_json, args.reference, args.predictions)
     print(f"Labels: {described}", file=sys.stderr)
+    dataset_json = read_dataset_json(described)
     details = read_details(args.raw, args.reference)
     patients, resampled = patients_of(pairs.references, args.groups, details)
     output = output_folder(args.output, args.reference, args.predictions, args.convention)
@@ -131,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
         cache.unlink(missing_ok=True)
     evaluation = evaluate(
         pairs,
-        read_dataset_json(described),
+        dataset_json,
         convention,
         metrics=metrics,
         tolerance=args.tolerance,
@@ -147,9 +150,12 @@ def run(args: argparse.Namespace) -> int:
     command = ["nnunet-ext", *sys.argv[1:]]
     files = written.write_files(evaluation, summary, output, command=command, for_nnunet=args.nnunet_summary)
     if args.html:
-        from nnunet_ext.evaluation_scripts.report_html import write_report
+        from nnunet_ext.evaluation_scripts.report_html import ReportOptions, write_report
 
-        files.append(write_report(evaluation, output, images=args.images))
+        images = args.images or _images_beside(args.reference)
+        groups = None if patients is None else [patients[case.case] for case in evaluation.cases]
+        options = ReportOptions(images=images, groups=groups, ignore=dataset_json["labels"].get("ignore"))
+        files.append(write_report(evaluation, output, options=options))
     print(tables.as_text(evaluation, summary))
     print(f"\nFiles in {output}: {', '.join(path.name for path in files)}")
     return 0
@@ -177,6 +183,13 @@ def output_folder(given: Path | None, references: Path, predictions: Sequence[Pa
     if not os.access(next(folder for folder in (output, *output.parents) if folder.exists()), os.W_OK):
         raise UserError(f"{output} cannot be written: state another folder, by -o DIR")
     return output
+
+
+def _images_beside(references: Path) -> Path | None:
+    """The raw data set's images of these labels, imagesTr of labelsTr."""
+    folder = references.absolute()
+    images = folder.with_name(folder.name.replace("labels", "images"))
+    return images if folder.name.startswith("labels") and images.is_dir() else None
 
 
 def _names(described: Path, references: Path, predictions: Sequence[Path]) -> list[str]:

@@ -1,0 +1,87 @@
+"""References and predictions by case id: folders, folds, trained models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from evaluated import cube, label_map, save
+
+from nnunet_ext.errors import UserError
+from nnunet_ext.evaluation_scripts.pairing import find_pairs
+
+MAP = label_map(cube(1))
+
+
+def folder(place: Path, *cases: str, ending: str = ".nii.gz") -> Path:
+    for case in cases:
+        save(place / f"{case}{ending}", MAP)
+    return place
+
+
+def model(place: Path, folds: dict[str, tuple[str, ...]]) -> Path:
+    for fold, cases in folds.items():
+        folder(place / fold / "validation", *cases)
+        (place / fold / "validation" / "summary.json").write_text("{}")
+        (place / fold / "validation" / f"{cases[0]}.npz").write_bytes(b"probabilities")
+    return place
+
+
+def test_by_id_and_not_by_order(tmp_path: Path) -> None:
+    pairs = find_pairs(folder(tmp_path / "ref", "a", "b", "c"), [folder(tmp_path / "pred", "c", "a", "x")])
+    assert {case: path.name for case, path in pairs.predictions.items()} == {"a": "a.nii.gz", "c": "c.nii.gz"}
+    assert pairs.missing == ["b"]
+    assert pairs.extra == ("x",)
+
+
+def test_a_model_with_all_folds(tmp_path: Path) -> None:
+    references = folder(tmp_path / "ref", "a", "b", "c", "d")
+    place = model(tmp_path / "model", {"fold_0": ("a", "b"), "fold_1": ("c",)})
+    pairs = find_pairs(references, [place])
+    assert sorted(pairs.references) == sorted(pairs.predictions) == ["a", "b", "c"]  # d is in no fold
+    assert pairs.predictions["c"] == place / "fold_1" / "validation" / "c.nii.gz"
+    for given in (place / "fold_0", place / "fold_0" / "validation"):
+        assert sorted(find_pairs(references, [given]).references) == ["a", "b"]
+    both = find_pairs(references, [place / "fold_0", place / "fold_1"])
+    assert sorted(both.references) == ["a", "b", "c"]
+
+
+def test_a_case_in_two_folds_is_an_error(tmp_path: Path) -> None:
+    references = folder(tmp_path / "ref", "a", "b")
+    place = model(tmp_path / "model", {"fold_0": ("a", "b"), "fold_1": ("b",)})
+    with pytest.raises(UserError, match=r"b is predicted twice: .*fold_0.*fold_1"):
+        find_pairs(references, [place])
+
+
+def test_what_a_fold_should_have_is_told_by_its_split(tmp_path: Path) -> None:
+    references = folder(tmp_path / "preprocessed" / "gt_segmentations", "a", "b", "c")
+    splits = references.parent / "splits_final.json"
+    splits.write_text(json.dumps([{"train": ["c"], "val": ["a", "b"]}]))
+    place = model(tmp_path / "model", {"fold_0": ("a",)})
+    assert find_pairs(references, [place]).missing == ["b"]
+    splits.write_text(json.dumps([{"train": ["a"], "val": ["b", "c"]}]))  # not the folds of this training
+    assert find_pairs(references, [place]).missing == []
+
+
+def test_folders_without_what_is_needed(tmp_path: Path) -> None:
+    references = folder(tmp_path / "ref", "a")
+    with pytest.raises(UserError, match="no such folder of predictions"):
+        find_pairs(references, [tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no label maps"):
+        find_pairs(references, [tmp_path / "empty"])
+    with pytest.raises(UserError, match="no case is in both folders"):
+        find_pairs(references, [folder(tmp_path / "other", "x")])
+    (tmp_path / "untrained" / "fold_0").mkdir(parents=True)
+    with pytest.raises(UserError, match="no validation folders"):
+        find_pairs(references, [tmp_path / "untrained"])
+    folder(tmp_path / "two", "a")
+    folder(tmp_path / "two", "a", ending=".nii")
+    with pytest.raises(UserError, match=r"two label maps for a: a\.nii and a\.nii\.gz"):
+        find_pairs(references, [tmp_path / "two"])
+
+
+def test_endings_may_differ(tmp_path: Path) -> None:
+    pairs = find_pairs(folder(tmp_path / "ref", "a", ending=".nii"), [folder(tmp_path / "pred", "a")])
+    assert not pairs.missing
