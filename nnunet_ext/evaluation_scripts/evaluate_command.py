@@ -13,6 +13,7 @@ from nnunet_ext.errors import UserError
 from nnunet_ext.evaluation_scripts.conventions import CONVENTIONS
 
 CACHE = ".cases.jsonl"
+INTERRUPTED = 130
 _EPILOG = (
     "PREDICTIONS are label maps, as nnUNetv2_predict, nnUNetv2_ensemble and nnUNetv2_apply_postprocessing write them; "
     "or a fold or a trained model, of which the validation folders of all folds are taken together. REFERENCE is "
@@ -108,11 +109,19 @@ def _millimetres(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, write the files and show the tables.
+    """Evaluate, write the files and show the tables; returns 0, or 130 if interrupted.
 
     Raises:
         UserError: what was given cannot be evaluated.
     """
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        print("\nInterrupted: finished cases are kept, and the same command goes on from here.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(args: argparse.Namespace) -> int:
     from nnunet_ext.evaluation_scripts import metric_grammar, summarising, tables, written
     from nnunet_ext.evaluation_scripts.conventions import convention_named
     from nnunet_ext.evaluation_scripts.dataset_files import find_dataset_json, read_dataset_json

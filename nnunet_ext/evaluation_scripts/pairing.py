@@ -123,6 +123,8 @@ def label_maps(folder: Path, what: str) -> dict[str, Path]:
         raise UserError(f"{folder}: no such folder of {what}")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
+        if path.is_symlink() and not path.exists():
+            raise UserError(f"{path}: a link to a file that is not there any more ({path.readlink()})")
         if is_label_map(path):
             case = path.name[: -len(ending_of(path.name))]
             if case in found:

@@ -115,9 +115,11 @@ def extras(evaluation: Evaluation) -> list[str]:
                 listed = ", ".join(f"{name} {shown(value, unit)}" for name, value in means.items())
                 lines.append(f"{phase} ({found['cases']} cases), {metric}: {listed}")
     for index, found in evaluation.extra.get("clinical", {}).get("agreement", {}).items():
-        limits = f"limits {shown(found['lower'], 'x')} to {shown(found['upper'], 'x')}"
+        unit = "%" if index.endswith("_ef") else "g" if index.endswith("_mass") else "ml"
+        bias, lower, upper = (shown(found[name], unit) for name in ("bias", "lower", "upper"))
         correlation = f"r {shown(found['correlation'], '')}"
-        lines.append(f"{index}: {correlation}, bias {shown(found['bias'], 'x')}, {limits} ({found['n']} patients)")
+        patients = f"{found['n']} patients"
+        lines.append(f"{index}: {correlation}, bias {bias} {unit}, limits {lower} to {upper} {unit} ({patients})")
     return lines
 
 

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 from evaluated import cube, data_set, label_map, save
+from trees import acdc
 
 from nnunet_ext import cli
+from nnunet_ext.dataset_conversion.options import Options
+from nnunet_ext.dataset_conversion.run import convert
 from nnunet_ext.evaluation_scripts import results
 
 ONE, TWO = label_map(cube(1)), label_map(cube(1), cube(2, 5))
@@ -99,6 +102,30 @@ def test_metrics_by_hand(folders: tuple[Path, Path], capsys: pytest.CaptureFixtu
     for text in ("NSD 1 mm (higher is better)", "HD95 voxels (voxels; lower is better)", "NSD border 3 mm"):
         assert text in shown
     assert "ASSD" not in shown.partition("Dice (higher")[2]
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_phases_of_a_converted_data_set(
+    tmp_path: Path, raw: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From conversion.json above the references, or of the data set that --raw names."""
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    report = convert("acdc", [acdc.build(tmp_path / "download").place], Options(check="none", splits=("none",)))
+    references = report.folder / "labelsTr"
+    if raw:
+        references = Path(shutil.copytree(references, tmp_path / "elsewhere" / "labelsTr"))
+    shutil.copytree(report.folder / "labelsTr", tmp_path / "predictions")
+    more = ["--raw", report.folder.name, "--dataset-json", report.folder] if raw else []
+    capsys.readouterr()
+    assert run(references, tmp_path / "predictions", "--convention", "acdc", *more) == 0
+    shown = capsys.readouterr().out
+    assert "ED (4 cases), Dice: RV 1.0000" in shown
+    assert "lv_ef: r" in shown
+    found = json.loads((tmp_path / "predictions" / "evaluation_acdc" / "evaluation.json").read_text())
+    assert (
+        found["summary"]["bootstrap"] | {"units": 4, "resampled": "patients by conversion.json"}
+        == (found["summary"]["bootstrap"])
+    )
 
 
 def test_html(folders: tuple[Path, Path]) -> None:

@@ -76,6 +76,9 @@ def test_folders_without_what_is_needed(tmp_path: Path) -> None:
     (tmp_path / "untrained" / "fold_0").mkdir(parents=True)
     with pytest.raises(UserError, match="no validation folders"):
         find_pairs(references, [tmp_path / "untrained"])
+    (folder(tmp_path / "linked", "a") / "b.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
+    with pytest.raises(UserError, match=r"b\.nii\.gz: a link to a file that is not there"):
+        find_pairs(tmp_path / "linked", [references])
     folder(tmp_path / "two", "a")
     folder(tmp_path / "two", "a", ending=".nii")
     with pytest.raises(UserError, match=r"two label maps for a: a\.nii and a\.nii\.gz"):
