@@ -43,7 +43,7 @@ def summarise(
             "resampled": resampled,
             "units": len(evaluation.cases) if groups is None else len(set(groups)),
         },
-        "structures": {metric: _structures(evaluation, metric, groups) for metric in evaluation.metrics},
+        "structures": _structures(evaluation, groups),
         "overall": {metric: _overall(evaluation, metric, groups) for metric in evaluation.metrics},
         "empty_masks": {metric: _empty_masks(evaluation, metric) for metric in evaluation.metrics},
         "worst": {metric: worst_cases(evaluation, metric, worst) for metric in evaluation.metrics},
@@ -51,22 +51,26 @@ def summarise(
     }
 
 
-def _structures(evaluation: Evaluation, metric: str, groups: Sequence[str] | None) -> dict[str, dict[str, Any]]:
-    table = evaluation.table(metric)
-    intervals = column_intervals(table, groups)
-    found = {}
-    for place, name in enumerate(evaluation.structures):
-        column = table[:, place]
-        defined = column[~np.isnan(column)]
-        found[name] = {
-            "mean": mean(column),
-            "interval": list(intervals[place]) if np.isfinite(defined).all() else list(NO_INTERVAL),
-            **_spread(defined),
-            "n": len(defined),
-            "n_excluded": len(column) - len(defined),
-            "worst": _worst_of(evaluation, metric, column),
-        }
-    return found
+def _structures(evaluation: Evaluation, groups: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    """Metric -> structure -> numbers."""
+    table = np.concatenate([evaluation.table(metric) for metric in evaluation.metrics], axis=1)
+    columns = zip(table.T, column_intervals(table, groups), strict=True)
+    return {
+        metric: {name: _column(evaluation, metric, *next(columns)) for name in evaluation.structures}
+        for metric in evaluation.metrics
+    }
+
+
+def _column(evaluation: Evaluation, metric: str, column: np.ndarray, bounds: tuple[float, float]) -> dict[str, Any]:
+    defined = column[~np.isnan(column)]
+    return {
+        "mean": mean(column),
+        "interval": list(bounds if np.isfinite(defined).all() else NO_INTERVAL),
+        **_spread(defined),
+        "n": len(defined),
+        "n_excluded": len(column) - len(defined),
+        "worst": _worst_of(evaluation, metric, column),
+    }
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:
@@ -83,7 +87,8 @@ def _spread(values: np.ndarray) -> dict[str, float]:
 def column_intervals(table: np.ndarray, groups: Sequence[str] | None = None) -> list[tuple[float, float]]:
     """The bootstrap interval of the mean of each column.
 
-    Columns with the same cases defined share their resamples, so these are the intervals of `bootstrap.bootstrap`.
+    The same number of independent cases has the same resamples, so columns share them, and these are the intervals of
+    `bootstrap.bootstrap`.
 
     Args:
         table: (cases, columns); NaN and infinite values are left out.
@@ -91,17 +96,16 @@ def column_intervals(table: np.ndarray, groups: Sequence[str] | None = None) -> 
     """
     finite = np.isfinite(table)
     found = [NO_INTERVAL] * table.shape[1]
-    patterns: dict[bytes, list[int]] = {}
-    for place in range(table.shape[1]):
-        patterns.setdefault(finite[:, place].tobytes(), []).append(place)
-    for places in patterns.values():
+    alike: dict[object, list[int]] = {}
+    for place, used in enumerate(finite.T):
+        alike.setdefault(int(used.sum()) if groups is None else used.tobytes(), []).append(place)
+    for places in alike.values():
         used = finite[:, places[0]]
-        members = np.arange(int(used.sum())) if groups is None else np.array(groups)[used]
-        if len(set(members.tolist())) < 2:
+        members = list(range(int(used.sum()))) if groups is None else np.array(groups)[used].tolist()
+        if len(set(members)) < 2:
             continue
-        values = table[used][:, places]
-        drawn = bootstrap.resampling_weights(members.tolist())
-        means = np.concatenate([weighted_mean(values, weights) for weights in drawn])
+        values = np.stack([table[finite[:, place], place] for place in places], axis=1)
+        means = np.concatenate([weighted_mean(values, weights) for weights in bootstrap.resampling_weights(members)])
         for column, place in enumerate(places):
             found[place] = percentile_bounds(means[:, column])
     return found
