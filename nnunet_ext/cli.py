@@ -30,6 +30,7 @@ VERBS = {
     "ensemble": "combine several models' predictions: weighted mean of probabilities, votes or STAPLE over label maps",
     "evaluate": "compare predictions with references: Dice, HD95, surface Dice and more, by named conventions",
     "compare": "compare models on the same cases: two by paired tests, more by rankings and their stability",
+    "postprocess": "remove small or all but the largest components, by rules found on cross-validation",
     "submit": "make of predictions what a challenge's server takes, or check such a folder or zip",
     "demo": "convert, plan, train, predict, evaluate and submit on bundled MRI data by stock nnU-Net commands",
 }
@@ -113,6 +114,7 @@ _MODULES = {
     "ensemble": "nnunet_ext.inference.ensemble_command",
     "evaluate": "nnunet_ext.evaluation_scripts.evaluate_command",
     "compare": "nnunet_ext.evaluation_scripts.compare_command",
+    "postprocess": "nnunet_ext.inference.postprocess_command",
     "submit": "nnunet_ext.submission.command",
     "demo": "nnunet_ext.demo",
 }

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from nnunet_ext.dataset_conversion.files import MARK
+from nnunet_ext import __version__
+from nnunet_ext.dataset_conversion.files import MARK, Outputs
 from nnunet_ext.dataset_conversion.state import is_alive
 from nnunet_ext.errors import UserError
+from nnunet_ext.inference.prediction_folders import read_object
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
@@ -126,3 +130,45 @@ def make_folder(folder: Path, sources: Iterable[Path]) -> None:
         number = path.name.rpartition(MARK)[2].partition(".")[0]
         if number.isdecimal() and not is_alive(int(number)):
             path.unlink(missing_ok=True)
+
+
+def check_earlier(record: Path, settings: Mapping[str, Any], outputs: Iterable[Path], overwrite: bool) -> None:
+    """See that what is there was made in the same way.
+
+    Args:
+        record: the file of `describe`.
+        settings: JSON values.
+        outputs: what will be written.
+        overwrite: then anything may be there.
+
+    Raises:
+        UserError: otherwise.
+    """
+    there = next((path for path in outputs if path.exists()), None)
+    if overwrite or there is None:
+        return
+    before = read_object(record) if record.is_file() else {}
+    if any(before.get(key) != value for key, value in settings.items()):
+        how = {key: before.get(key) for key in settings} if before else "something else"
+        raise UserError(
+            f"{there} exists, made by {how}, and this is {dict(settings)}: choose another -o, or add --overwrite"
+        )
+
+
+def describe(
+    folder: Path, dataset_json: Mapping[str, Any], plans: Path | None, record: str, settings: Mapping[str, Any]
+) -> None:
+    """Write dataset.json and plans.json, as nnUNetv2_predict leaves them, and how the folder was made.
+
+    Args:
+        folder: of predictions.
+        dataset_json: its content.
+        plans: path of plans.json, or None.
+        record: name of the last.
+        settings: JSON values.
+    """
+    with Outputs(folder) as outputs:
+        for name, content in (("dataset.json", dataset_json), (record, {**settings, "version": __version__})):
+            outputs.unfinished(name).write_text(json.dumps(content, indent=4), encoding="utf-8")
+        if plans is not None:
+            shutil.copyfile(plans, outputs.unfinished("plans.json"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_ext import __version__
 from nnunet_ext.dataset_conversion.files import Outputs
 from nnunet_ext.errors import UserError
-from nnunet_ext.inference.case_pool import Outcome, Progress, is_finished, make_folder, work_on
+from nnunet_ext.inference.case_pool import Outcome, Progress, check_earlier, describe, is_finished, make_folder, work_on
 from nnunet_ext.inference.ensemble_mean import Channels, mean_labels
 from nnunet_ext.inference.ensemble_votes import staple, vote
 from nnunet_ext.inference.prediction_folders import (
@@ -24,7 +22,6 @@ from nnunet_ext.inference.prediction_folders import (
     common_labels,
     find_predictions,
     label_values,
-    read_object,
 )
 from nnunet_ext.inference.prediction_images import read_labels, read_properties, reader, reader_name
 from nnunet_ext.inference.probability_files import ProbabilityWriter
@@ -98,8 +95,8 @@ def ensemble(
     make_folder(output, folders)
     settings = {"method": method, "weights": weights and list(weights), "folders": [str(path) for path in folders]}
     jobs = _jobs(models, cases, content, plans, output, save_probabilities, settings)
-    _check_output(output, settings, jobs, overwrite)
-    _copy_descriptions(output, content, plans, settings)
+    check_earlier(output / RECORD, settings, [path for job in jobs for path in job.outputs], overwrite)
+    describe(output, content, plans, RECORD, settings)
     outcome = Outcome(there=[] if overwrite else [job.case for job in jobs if is_finished(job.outputs, job.files)])
     left = [job for job in jobs if job.case not in set(outcome.there)]
     return work_on(combine, left, processes, progress, outcome)
@@ -158,34 +155,6 @@ def _jobs(
         )
         for case in cases
     ]
-
-
-def _check_output(output: Path, settings: Mapping[str, Any], jobs: Sequence[EnsembleJob], overwrite: bool) -> None:
-    """See that what is there was made in the same way.
-
-    Raises:
-        UserError: otherwise.
-    """
-    there = [path for job in jobs for path in job.outputs if path.exists()]
-    if overwrite or not there:
-        return
-    before = read_object(output / RECORD) if (output / RECORD).is_file() else {}
-    if any(before.get(key) != value for key, value in settings.items()):
-        how = {key: before.get(key) for key in settings} if before else "something else"
-        raise UserError(
-            f"{there[0]} exists, made by {how}, and this is {dict(settings)}: choose another -o, or add --overwrite"
-        )
-
-
-def _copy_descriptions(
-    output: Path, content: Mapping[str, Any], plans: Path | None, settings: Mapping[str, Any]
-) -> None:
-    """dataset.json and plans.json, as nnUNetv2_predict leaves them, and how the ensemble was made."""
-    with Outputs(output) as outputs:
-        for name, described in (("dataset.json", content), (RECORD, {**settings, "version": __version__})):
-            outputs.unfinished(name).write_text(json.dumps(described, indent=4), encoding="utf-8")
-        if plans is not None:
-            shutil.copyfile(plans, outputs.unfinished("plans.json"))
 
 
 def combine(job: EnsembleJob) -> None:
