@@ -162,8 +162,8 @@ def _run(args: argparse.Namespace) -> int:
         from nnunet_ext.evaluation_scripts.report_html import ReportOptions, write_report
 
         images = args.images or _images_beside(args.reference)
-        groups = None if patients is None else [patients[case.case] for case in evaluation.cases]
-        options = ReportOptions(images=images, groups=groups, ignore=dataset_json["labels"].get("ignore"))
+        ignore = dataset_json["labels"].get("ignore")
+        options = ReportOptions(images=images, patients=patients, resampled=resampled, ignore=ignore)
         files.append(write_report(evaluation, output, options=options))
     print(tables.as_text(evaluation, summary))
     print(f"\nFiles in {output}: {', '.join(path.name for path in files)}")

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import numpy as np
 
 from nnunet_ext.errors import UserError
 from nnunet_ext.evaluation_scripts import report_plots
 from nnunet_ext.evaluation_scripts.agreement import agreement
-from nnunet_ext.evaluation_scripts.bootstrap import LEVEL, RESAMPLES, SEED
 from nnunet_ext.evaluation_scripts.overlays import Overlay, Picture, overlay
-from nnunet_ext.evaluation_scripts.report_numbers import (
-    Summary,
-    overall_summary,
-    shown,
-    structure_summary,
-    title_of,
-    volume_metrics,
-    worst_cases,
-)
+from nnunet_ext.evaluation_scripts.report_numbers import cases_to_draw, title_of, volume_metrics
 from nnunet_ext.evaluation_scripts.report_plots import Theme
 from nnunet_ext.evaluation_scripts.results import CaseResult, Evaluation, mean
+from nnunet_ext.evaluation_scripts.summarising import summarise
+from nnunet_ext.evaluation_scripts.tables import extras, rules_fired, shown
 from nnunet_ext.evaluation_scripts.whole_files import write_whole
 
 NAME = "report.html"
 WORST = 4
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
-_SHOWN_VALUES = 3  # structures in a case's caption
 
 
 @dataclass(frozen=True)
@@ -43,14 +36,16 @@ class ReportOptions:
         title: at its head.
         images: folder of nnU-Net's images CASE_0000.*, shown under the contours; None: label maps alone.
         worst: so many cases are drawn.
-        groups: patient of each case, for the intervals; None: each case is its own.
+        patients: case -> patient, whose cases are resampled together; None: each case is its own.
+        resampled: what is resampled, in words.
         ignore: label of the reference where nothing is evaluated.
     """
 
     title: str = "Evaluation"
     images: Path | None = None
     worst: int = WORST
-    groups: Sequence[Hashable] | None = None
+    patients: Mapping[str, str] | None = None
+    resampled: str = "cases"
     ignore: int | None = None
 
 
@@ -73,7 +68,7 @@ def write_report(
     """
     given = options or ReportOptions()
     if images is not None:
-        given = ReportOptions(given.title, images, given.worst, given.groups, given.ignore)
+        given = replace(given, images=images)
     path = folder / NAME
     write_whole(path, report(evaluation, given))
     return path
@@ -87,22 +82,17 @@ def report(evaluation: Evaluation, options: ReportOptions) -> str:
     """
     if not evaluation.cases:
         raise UserError("the evaluation has no cases, so there is nothing to report")
-    summaries = {
-        metric: (
-            structure_summary(evaluation, metric, options.groups),
-            overall_summary(evaluation, metric, options.groups),
-        )
-        for metric in evaluation.metrics
-    }
+    summary = summarise(evaluation, options.patients, options.resampled)
     parts = [
         _head(evaluation, options),
-        _warnings(evaluation),
-        _summary_table(evaluation, summaries),
-        _distributions(evaluation, summaries),
+        _warnings(evaluation, summary),
+        _summary_table(evaluation, summary),
+        _extras(evaluation),
+        _distributions(evaluation, summary),
         _volumes(evaluation),
         _worst(evaluation, options),
         _all_values(evaluation),
-        _foot(evaluation),
+        _foot(evaluation, summary),
     ]
     return page(options.title, parts)
 
@@ -141,8 +131,8 @@ def _head(evaluation: Evaluation, options: ReportOptions) -> str:
     )
 
 
-def _warnings(evaluation: Evaluation) -> str:
-    missing, notices = evaluation.missing(), evaluation.notices
+def _warnings(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
+    missing, notices = evaluation.missing(), [*evaluation.notices, *rules_fired(evaluation, summary)]
     if not missing and not notices:
         return ""
     items = [f"<li>{escape(notice)}</li>" for notice in notices]
@@ -152,21 +142,21 @@ def _warnings(evaluation: Evaluation) -> str:
     return f'<section class="warn"><strong>Notices</strong><ul>{"".join(items)}</ul></section>'
 
 
-def _summary_table(evaluation: Evaluation, summaries: Mapping[str, tuple[list[Summary], Summary]]) -> str:
+def _summary_table(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
     heads = "".join(
-        f'<th scope="col">{escape(title_of(metric, about))}<br><small>{_better(metric, evaluation)}</small></th>'
+        f'<th scope="col">{escape(title_of(metric, about))}<br><small>{_better(about)}</small></th>'
         for metric, about in evaluation.metrics.items()
     )
     rows = []
-    for place, structure in enumerate(evaluation.structures):
-        cells = [_cell(found[0][place], evaluation, metric) for metric, found in summaries.items()]
+    for structure in evaluation.structures:
+        cells = [_cell(summary["structures"][metric][structure], about) for metric, about in evaluation.metrics.items()]
         rows.append(f'<tr><th scope="row">{escape(structure)}</th>{"".join(cells)}</tr>')
-    if len(evaluation.structures) > 1:
-        cells = [_cell(found[1], evaluation, metric) for metric, found in summaries.items()]
+    if len(evaluation.structures) > 1 or evaluation.averaging == "cases":
+        cells = [_cell(summary["overall"][metric], about) for metric, about in evaluation.metrics.items()]
         rows.append(f'<tr class="all"><th scope="row">all structures</th>{"".join(cells)}</tr>')
     caption = (
-        f"Mean, {100 * LEVEL:g} % bootstrap interval of the mean, number of values; “excluded”: values that the "
-        "convention leaves undefined."
+        f"Mean, {summary['bootstrap']['level']:.0%} bootstrap interval of the mean, number of values; “excluded”: "
+        "values that the convention leaves undefined."
     )
     return (
         f'<h2>Summary</h2>\n<div class="wide"><table><caption>{caption}</caption><thead><tr><th scope="col">Structure'
@@ -174,51 +164,57 @@ def _summary_table(evaluation: Evaluation, summaries: Mapping[str, tuple[list[Su
     )
 
 
-def _better(metric: str, evaluation: Evaluation) -> str:
-    about = evaluation.metrics[metric]
+def _better(about: Mapping[str, Any]) -> str:
     if not about.get("has_better", about["quantity"] not in ("reference_ml", "predicted_ml")):
         return ""
     return "higher is better" if about["higher_is_better"] else "lower is better"
 
 
-def _cell(summary: Summary, evaluation: Evaluation, metric: str) -> str:
-    unit = str(evaluation.metrics[metric]["unit"])
-    lower, upper = (shown(bound, unit) for bound in summary.bounds())
-    excluded = f", {summary.excluded} excluded" if summary.excluded else ""
-    interval = "no interval" if np.isnan(summary.bounds()[0]) else f"{lower} to {upper}"
-    return f"<td>{shown(summary.mean, unit)}<small>{interval}</small><small>n {summary.n}{excluded}</small></td>"
+def _cell(entry: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """Mean, interval and, of a structure, counts."""
+    unit = str(about["unit"])
+    lower, upper = (shown(bound, unit) for bound in entry["interval"])
+    interval = "no interval" if np.isnan(entry["interval"][0]) else f"{lower} to {upper}"
+    excluded = f", {entry['n_excluded']} excluded" if entry.get("n_excluded") else ""
+    counts = f"<small>n {entry['n']}{excluded}</small>" if "n" in entry else ""
+    return f"<td>{shown(entry['mean'], unit)}<small>{interval}</small>{counts}</td>"
 
 
-def _distributions(evaluation: Evaluation, summaries: Mapping[str, tuple[list[Summary], Summary]]) -> str:
-    figures = []
+def _extras(evaluation: Evaluation) -> str:
+    """The challenge's own numbers of the whole set."""
+    items = "".join(f"<li>{escape(line)}</li>" for line in extras(evaluation))
+    return f"<h2>Of the whole set</h2>\n<ul>{items}</ul>" if items else ""
+
+
+def _distributions(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
     volumes = volume_metrics(evaluation) or ()
-    for metric, about in evaluation.metrics.items():
-        if metric in volumes:
-            continue
-        table = evaluation.table(metric)
-        values = {name: table[:, place] for place, name in enumerate(evaluation.structures)}
-        found = zip(evaluation.structures, summaries[metric][0], strict=True)
-        intervals = {name: (one.mean, *one.bounds()) for name, one in found if np.isfinite(one.bounds()).all()}
-        title = title_of(metric, about)
-        means = ", ".join(
-            f"{name} {shown(one.mean, str(about['unit']))}"
-            for name, one in zip(evaluation.structures, summaries[metric][0], strict=True)
-        )
-
-        def draw(
-            theme: Theme,
-            values: Mapping[str, np.ndarray] = values,
-            title: str = title,
-            intervals: Mapping[str, tuple[float, float, float]] = intervals,
-        ) -> bytes:
-            return report_plots.boxes(values, title, theme, intervals)
-
-        infinite = int(np.isinf(table).sum())
-        text = f"{title}: every case, median and quartiles; below each box the mean and its interval."
-        text += f" {infinite} infinite values are not drawn." if infinite else ""
-        alt = f"Box plot of {title} for each structure; means: {means}"
-        figures.append(f"<figure>{themed_picture(draw, alt)}<figcaption>{escape(text)}</figcaption></figure>")
+    figures = [
+        _distribution(evaluation, metric, summary["structures"][metric])
+        for metric in evaluation.metrics
+        if metric not in volumes
+    ]
     return f'<h2>Distributions</h2>\n<div class="plots">{"".join(figures)}</div>' if figures else ""
+
+
+def _distribution(evaluation: Evaluation, metric: str, entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """A metric's box plot."""
+    about, table = evaluation.metrics[metric], evaluation.table(metric)
+    values = {name: table[:, place] for place, name in enumerate(evaluation.structures)}
+    intervals = {
+        name: (entry["mean"], *entry["interval"])
+        for name, entry in entries.items()
+        if np.isfinite(entry["interval"]).all()
+    }
+    title = title_of(metric, about)
+    means = ", ".join(f"{name} {shown(entry['mean'], str(about['unit']))}" for name, entry in entries.items())
+    infinite = int(np.isinf(table).sum())
+    text = f"{title}: every case, median and quartiles; below each box the mean and its interval."
+    text += f" {infinite} infinite values are not drawn." if infinite else ""
+    plot = themed_picture(
+        lambda theme: report_plots.boxes(values, title, theme, intervals),
+        f"Box plot of {title} for each structure; means: {means}",
+    )
+    return f"<figure>{plot}<figcaption>{escape(text)}</figcaption></figure>"
 
 
 def _volumes(evaluation: Evaluation) -> str:
@@ -235,7 +231,7 @@ def _volumes(evaluation: Evaluation) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{one.n}</td><td>{shown(one.bias, "ml")}</td>'
         f"<td>{shown(one.lower, 'ml')} to {shown(one.upper, 'ml')}</td><td>{shown(one.mean_absolute_error, 'ml')}</td>"
-        f"<td>{shown(one.correlation)}</td></tr>"
+        f"<td>{shown(one.correlation, '')}</td></tr>"
         for name, one in found.items()
     )
     plot = themed_picture(
@@ -254,7 +250,7 @@ def _volumes(evaluation: Evaluation) -> str:
 
 
 def _worst(evaluation: Evaluation, options: ReportOptions) -> str:
-    places = worst_cases(evaluation, options.worst)
+    places = cases_to_draw(evaluation, options.worst)
     if not places:
         return ""
     metric, about = next(iter(evaluation.metrics.items()))
@@ -330,9 +326,11 @@ def _all_values(evaluation: Evaluation) -> str:
     return f"<h2>Every case</h2>\n{''.join(tables)}"
 
 
-def _foot(evaluation: Evaluation) -> str:
+def _foot(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in evaluation.versions.items())
-    return (
-        f'<h2>How this was made</h2>\n<p class="soft">Intervals: percentile bootstrap over cases or, where given, '
-        f"patients, {RESAMPLES} resamples, seed {SEED}. {escape(versions)}</p>"
+    used = summary["bootstrap"]
+    text = (
+        f"Intervals: {used['method']} bootstrap, {used['resamples']} resamples of {used['resampled']}, seed "
+        f"{used['seed']}. {versions}"
     )
+    return f'<h2>How this was made</h2>\n<p class="soft">{escape(text)}</p>'

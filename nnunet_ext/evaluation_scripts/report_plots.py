@@ -62,7 +62,7 @@ def boxes(
         if len(finite):
             _box(axes, row, finite, theme)
         jitter = row + generator.uniform(-0.17, 0.17, len(finite))
-        axes.plot(finite, jitter, ".", color=theme.points, markersize=4.5, alpha=0.65, markeredgewidth=0, zorder=3)
+        axes.plot(finite, jitter, "o", color=theme.points, markersize=3.2, alpha=0.6, markeredgewidth=0, zorder=3)
         if intervals is not None and name in intervals:
             mean, lower, upper = intervals[name]
             axes.plot([lower, upper], [row + 0.36] * 2, color=theme.points, linewidth=2, solid_capstyle="butt")

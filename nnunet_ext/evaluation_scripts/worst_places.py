@@ -36,17 +36,18 @@ def most_different(
     Returns:
         Its position; without any difference, of the slice with most of the structures, or the middle one.
     """
-    differs = np.zeros(reference.shape, bool)
-    labelled = np.zeros(reference.shape, bool)
-    for structure in structures:
-        mask = mask_of(reference, structure)
-        differs |= mask != mask_of(predicted, structure)
-        labelled |= mask
-    others = tuple(other for other in range(3) if other != axis)
-    for area in (differs.sum(axis=others), labelled.sum(axis=others)):
-        if area.any():
-            return int(area.argmax())
-    return reference.shape[axis] // 2
+    named = [tuple(structure) for structure in structures]
+    places = np.nonzero(reference != predicted)
+    ours, theirs = reference[places], predicted[places]
+    differs = np.zeros(len(ours), bool)
+    for structure in named:
+        differs |= mask_of(ours, structure) != mask_of(theirs, structure)
+    if differs.any():
+        return int(np.bincount(places[axis][differs]).argmax())
+    values = {value for structure in named for value in structure}
+    labelled = mask_of(reference, values) if values else np.zeros(reference.shape, bool)
+    area = labelled.sum(axis=tuple(other for other in range(3) if other != axis))
+    return int(area.argmax()) if area.any() else reference.shape[axis] // 2
 
 
 def worst_place(

@@ -11,10 +11,10 @@ import pytest
 from made_evaluations import METRICS, ML, made_evaluation, random_evaluation, write_nifti
 
 from nnunet_ext.errors import UserError
-from nnunet_ext.evaluation_scripts import report_html, report_numbers
+from nnunet_ext.evaluation_scripts import report_html
 from nnunet_ext.evaluation_scripts.bootstrap import bootstrap
 from nnunet_ext.evaluation_scripts.report_html import ReportOptions, write_report
-from nnunet_ext.evaluation_scripts.report_numbers import case_means, overall_summary, shown, title_of, worst_cases
+from nnunet_ext.evaluation_scripts.report_numbers import case_means, cases_to_draw, title_of
 from nnunet_ext.evaluation_scripts.report_plots import boxes
 from nnunet_ext.evaluation_scripts.results import CaseResult, Evaluation
 
@@ -111,7 +111,7 @@ def test_everything_is_said(written: tuple[str, Evaluation]) -> None:
         assert words in page.text
     assert page.text.index("Convention: sound") < page.text.index("Summary") < page.text.index("Worst cases")
     interval = bootstrap(evaluation.table("Dice")[:, 0])
-    assert f"0.700 {interval.lower:.3f} to {interval.upper:.3f} n 3" in page.text
+    assert f"0.7000 {interval.lower:.4f} to {interval.upper:.4f} n 3" in page.text
 
 
 def test_it_needs_nothing_else(written: tuple[str, Evaluation]) -> None:
@@ -130,7 +130,7 @@ def test_every_picture_has_words(written: tuple[str, Evaluation]) -> None:
     assert len(images) == 2 + 1 + 2 * 3  # Dice and HD95, volumes, three planes of two cases
     assert all(image["alt"] for image in images)
     assert "case_1, axial, slice" in (images[3]["alt"] or "")  # the worse of the two that were predicted
-    assert "<b>liver</b> & co 0.700" in (images[0]["alt"] or "")
+    assert "<b>liver</b> & co 0.7000" in (images[0]["alt"] or "")
 
 
 def test_the_same_values_make_the_same_plot() -> None:
@@ -149,47 +149,44 @@ def test_one_case_and_none() -> None:
     text = Page(report_html.report(one, ReportOptions(worst=0))).text
     assert "1 case;" in text
     assert "no interval" in text
-    assert "∞" in text
+    assert "inf no interval n 1" in text
     assert "1 infinite values are not drawn" in text
     with pytest.raises(UserError, match="no cases"):
         report_html.report(replace(one, cases=()), ReportOptions())
 
 
-def test_worst_cases() -> None:
+def test_cases_to_draw() -> None:
     table = {name: {"Dice": [value, value]} for name, value in (("a", 0.5), ("b", 0.2), ("c", 0.9), ("d", math.nan))}
     dice = {"Dice": METRICS["Dice"]}
     evaluation = made_evaluation(table, metrics=dice)
-    assert worst_cases(evaluation, 2) == [1, 0]
+    assert cases_to_draw(evaluation, 2) == [1, 0]
     lower = made_evaluation(table, metrics={"Dice": METRICS["HD95"]})
-    assert worst_cases(lower, 9) == [2, 0, 1]
+    assert cases_to_draw(lower, 9) == [2, 0, 1]
     cases = (replace(evaluation.cases[1], predicted=None), evaluation.cases[0])
-    assert worst_cases(replace(evaluation, cases=cases), 9) == [1]
+    assert cases_to_draw(replace(evaluation, cases=cases), 9) == [1]
 
 
-def test_averages_follow_the_convention() -> None:
-    table = {"a": {"Dice": [1.0, math.nan]}, "b": {"Dice": [0.0, 0.5]}, "c": {"Dice": [0.5, 0.5]}}
-    dice = {"Dice": METRICS["Dice"]}
-    by_structure = made_evaluation(table, metrics=dice)
-    found = overall_summary(by_structure, "Dice")
-    assert (found.mean, found.n, found.excluded) == (0.5, 5, 1)
-    assert found.interval.estimate == found.mean
-    by_case = made_evaluation(table, metrics=dice, averaging="cases")
-    found = overall_summary(by_case, "Dice")
-    assert found.mean == found.interval.estimate == pytest.approx((1 + 0.25 + 0.5) / 3)
-    assert case_means(by_case, "Dice").tolist() == [1.0, 0.25, 0.5]
-    grouped = report_numbers.structure_summary(by_structure, "Dice", ["p", "p", "q"])
-    assert grouped[0].interval.groups == 2
+def test_patients_are_resampled_as_a_whole() -> None:
+    evaluation = replace(random_evaluation(0), metrics={"Dice": METRICS["Dice"]})
+    patients = {case.case: case.case[:-1] for case in evaluation.cases}
+    options = ReportOptions(worst=0, patients=patients, resampled="patients by <name>")
+    text = Page(report_html.report(evaluation, options)).text
+    interval = bootstrap(evaluation.table("Dice")[:, 0], list(patients.values()))
+    assert f"{interval.lower:.4f} to {interval.upper:.4f} n 12" in text
+    assert "10000 resamples of patients by <name>, seed 0" in text
 
 
-def test_values_for_people() -> None:
-    assert [shown(value) for value in (0.12345, math.nan, math.inf, -0.5, -0.0001)] == [
-        "0.123",
-        "-",
-        "∞",
-        "-0.500",
-        "0.000",
-    ]
-    assert shown(12.346, "mm") == "12.35"
+def test_numbers_of_the_whole_set() -> None:
+    evaluation = replace(random_evaluation(0), metrics={"Dice": METRICS["Dice"]}, extra={"lits": {"Dice global": 0.5}})
+    assert "Of the whole set Dice global: 0.5000" in Page(report_html.report(evaluation, ReportOptions(worst=0))).text
+
+
+def test_means_and_titles() -> None:
+    table = {"a": {"Dice": [1.0, math.nan]}, "b": {"Dice": [0.0, 0.5]}, "c": {"Dice": [math.nan, math.nan]}}
+    means = case_means(made_evaluation(table, metrics={"Dice": METRICS["Dice"]}), "Dice")
+    assert means[:2].tolist() == [1.0, 0.25]
+    assert math.isnan(means[2])
     assert title_of("NSD", {"unit": "", "tolerance": 2.0}) == "NSD at 2 mm"
+    assert title_of("nsd@2", {"unit": "", "tolerance": 2.0}) == "nsd@2"
     assert title_of("NSD", {"unit": "", "tolerance": {"liver": 5.0}}) == "NSD, tolerance by structure"
     assert title_of("HD95", METRICS["HD95"]) == "HD95, mm"
