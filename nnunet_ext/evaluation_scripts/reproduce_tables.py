@@ -22,7 +22,7 @@ _COLUMNS = ("paper", "method", "column", "metric", "structures", "unit", "value"
 
 def header(found: Reproduction) -> list[str]:
     """Of the table whose rows are the paper's columns."""
-    return ["", *(row.method for row in found.paper.rows), "YOURS", f"- {found.against.method}", "n"]
+    return ["", *(row.method for row in found.paper.rows), "YOURS", f"vs {found.against.method}", "n"]
 
 
 def body(found: Reproduction) -> list[list[str]]:
@@ -65,7 +65,7 @@ def sections(found: Reproduction) -> list[tuple[str, list[str]]]:
     ]
     notes = [f"{row.method}: {row.note}." for row in paper.rows if row.note]
     below = [
-        ("-", list(paper.withheld)),
+        ("Values that are missing (-)", list(paper.withheld)),
         ("Of single rows", notes),
         ("To know when comparing", list(paper.caveats)),
         ("Empty masks", list(found.rules)),
@@ -78,19 +78,17 @@ def as_text(found: Reproduction) -> str:
     """For a terminal."""
     lines = [found.paper.title, ""]
     around = sections(found)
-    lines += _paragraphs(around[:3])
+    lines += [_filled(f"{heading}: {' '.join(sentences)}", "") for heading, sentences in around[:3]]
     lines += ["", *(f"!!! {warning}" for warning in found.warnings)]
     lines += [""] * bool(found.warnings)
-    lines += [*aligned(header(found), body(found)), "", *_paragraphs(around[3:])]
+    lines += [*aligned(header(found), body(found)), ""]
+    for heading, sentences in around[3:]:
+        lines += [heading, *(_filled(sentence, "  ") for sentence in sentences), ""]
     return "\n".join(lines).rstrip()
 
 
-def _paragraphs(found: Sequence[tuple[str, list[str]]]) -> list[str]:
-    lines = []
-    for heading, sentences in found:
-        for sentence in sentences:
-            lines.append(textwrap.fill(f"{heading}: {sentence}", _WIDTH, subsequent_indent="  "))
-    return lines
+def _filled(text: str, indent: str) -> str:
+    return textwrap.fill(text, _WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ")
 
 
 def as_markdown(found: Reproduction, command: str = "") -> str:

@@ -135,7 +135,7 @@ def test_nothing_published_is_a_dash_with_its_reason(data_set: Path) -> None:
         PAPERS["sshunet-amos"], [predictions], [data_set / "amos"], {"labels": {"background": 0, **labels}}
     )
     assert all(row[1] == "-" and row[3] == "-" for row in reproduce_tables.body(found))
-    assert "-: All: AMOS results" in reproduce_tables.as_text(found)
+    assert "(-)\n  All: AMOS results" in reproduce_tables.as_text(found)
 
 
 def test_forms(data_set: Path) -> None:
