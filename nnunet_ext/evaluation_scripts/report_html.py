@@ -25,6 +25,7 @@ from nnunet_ext.evaluation_scripts.whole_files import write_whole
 
 NAME = "report.html"
 WORST = 4
+_PATIENT = "<figcaption>axial"
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 
 
@@ -254,12 +255,15 @@ def _worst(evaluation: Evaluation, options: ReportOptions) -> str:
     if not places:
         return ""
     metric, about = next(iter(evaluation.metrics.items()))
-    cases = [_case(evaluation, evaluation.cases[place], options) for place in places]
-    patient = "The axial slice with the largest difference; the other two planes pass through the worst place. "
+    cases = "".join(_case(evaluation, evaluation.cases[place], options) for place in places)
+    planes = (
+        "<p>The axial slice with the largest difference; the other two planes pass through the worst place. "
+        "R: the patient's right.</p>\n"
+    )
     return (
-        f"<h2>Worst cases by {escape(title_of(metric, about))}</h2>\n<p>{patient}R: the patient's right.</p>\n"
+        f"<h2>Worst cases by {escape(title_of(metric, about))}</h2>\n{planes if _PATIENT in cases else ''}"
         '<ul class="legend"><li><span class="line"></span>reference</li>'
-        f'<li><span class="line dashed"></span>prediction</li></ul>{"".join(cases)}'
+        f'<li><span class="line dashed"></span>prediction</li></ul>{cases}'
     )
 
 

@@ -142,6 +142,7 @@ def test_files_that_are_gone_are_named() -> None:
     text = report_html.report(replace(random_evaluation(0), metrics={"Dice": METRICS["Dice"]}), ReportOptions(worst=1))
     assert "Not drawn" in text
     assert "references/case_" in text
+    assert "axial" not in text
 
 
 def test_one_case_and_none() -> None:
