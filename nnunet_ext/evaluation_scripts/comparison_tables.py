@@ -172,8 +172,8 @@ def as_html(models: Models, found: Sequence[Section], resampled: str, plot: str)
             for row in body
         )
         parts.append(
-            f'<h2>{escape(heading)}</h2><div class="wide"><table class="dense"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody>'
-            f"</table></div>{f'<ul>{_items(remarks)}</ul>' if remarks else ''}"
+            f'<h2>{escape(heading)}</h2><div class="wide"><table class="dense"><thead><tr>{heads}</tr></thead>'
+            f"<tbody>{rows}</tbody></table></div>{f'<ul>{_items(remarks)}</ul>' if remarks else ''}"
         )
     return [*parts, f"<h2>Plot</h2><figure>{plot}</figure>"]
 
