@@ -177,12 +177,14 @@ def _draw_structures(axes: Axes, plane: NDArray[Any], labels: Sequence[int], ext
     for label, colour in zip(labels, COLOURS, strict=False):
         mask = (plane == label).astype(float)
         if mask.any():
-            axes.contourf(mask, levels=[0.5, 1.5], colors=[colour], alpha=0.35, extent=extent)
-            axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.6, extent=extent)
+            axes.contourf(mask, levels=[0.5, 1.5], colors=[colour], alpha=0.35, extent=extent, origin="lower")
+            axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.6, extent=extent, origin="lower")
 
 
 def _draw_outlines(axes: Axes, plane: NDArray[Any], labels: Sequence[int], extent: tuple[float, ...]) -> None:
     for label in labels:
         mask = (plane == label).astype(float)
         if mask.any():
-            axes.contour(mask, levels=[0.5], colors=["white"], linewidths=1.0, linestyles="--", extent=extent)
+            axes.contour(
+                mask, levels=[0.5], colors=["white"], linewidths=1.0, linestyles="--", extent=extent, origin="lower"
+            )
