@@ -108,11 +108,17 @@ class _Decision:
             np.maximum(self._highest[part], mean, out=self._highest[part])
 
 
+def _shares(weights: Sequence[float]) -> list[float]:
+    """Weights that add up to 1."""
+    relative = [weight / max(weights) for weight in weights]
+    return [weight / math.fsum(relative) for weight in relative]
+
+
 def _means(
     streams: Sequence[ProbabilityStream], voxels: int, weights: Sequence[float] | None
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """The mean of one channel, piece by piece, float32."""
-    shares = None if weights is None or len(set(weights)) == 1 else [weight / math.fsum(weights) for weight in weights]
+    shares = None if weights is None or len(set(weights)) == 1 else _shares(weights)
     for start in range(0, voxels, CHUNK):
         part = slice(start, min(voxels, start + CHUNK))
         count = part.stop - start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import tracemalloc
 from collections.abc import Mapping
@@ -150,6 +151,19 @@ def test_memory_holds_one_class_whatever_the_number_of_models(tmp_path: Path, mo
         tracemalloc.stop()
     assert peaks[0] < 1.6 * 5 * voxels  # float32 of a class and uint8 labels; nnU-Net: 2 * 6 * 4 bytes a voxel
     assert peaks[1] < peaks[0] + 10 * 70_000  # an open file each
+
+
+def test_pictures(tmp_path: Path) -> None:
+    from skimage import io
+
+    dataset_json = {**predicted.LABELS, "file_ending": ".png"}
+    folders = [predicted.described(tmp_path / name, dataset_json, None) for name in "ab"]
+    for number, folder in enumerate(folders):
+        store(folder / "a.npz", np.random.default_rng(number).random((3, 1, 9, 8)).astype(np.float32))
+        (folder / "a.pkl").write_bytes(pickle.dumps({"spacing": (999, 1, 1)}))
+    assert main(["ensemble", *map(str, folders), "-o", str(tmp_path / "out"), "--weights", "1e308", "1.5e308"]) == 0
+    total = probabilities(folders[0] / "a.npz") + 1.5 * probabilities(folders[1] / "a.npz")
+    assert np.array_equal(io.imread(tmp_path / "out/a.png"), total.argmax(0)[0])
 
 
 # --------------------------------------------------------------------------------------------------- votes and STAPLE

@@ -197,6 +197,11 @@ def test_thresholds_of_labels(trained: tuple[Path, Path], tmp_path: Path) -> Non
     assert "1 if reference and prediction are both empty" in read(tmp_path / "rules.json").how["convention"]
 
 
+def test_several_processes(trained: tuple[Path, Path]) -> None:
+    references, model = trained
+    assert determine(references, [model], processes=2)[0].rules == determine(references, [model])[0].rules
+
+
 def test_units_and_grid(trained: tuple[Path, Path]) -> None:
     references, model = trained
     rules, _ = determine(references, [model], unit="voxels", step=25)
