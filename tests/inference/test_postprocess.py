@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from nnunet_ext.cli import main
 from nnunet_ext.errors import UserError
+from nnunet_ext.inference.ensemble import ensemble
 from nnunet_ext.inference.postprocess import apply, determine
 from nnunet_ext.inference.postprocess_files import FILE, RuleFile, nnunet_rules, read
 from nnunet_ext.inference.postprocess_options import rules_of, volume
@@ -347,6 +348,10 @@ def test_test_cases_determine_nothing(trained: tuple[Path, Path], tmp_path: Path
     with pytest.raises(UserError, match="not by a cross-validation"):
         determine(references, [place])
     assert determine(references, [place], held_out=True)[0].how["without_prediction"]
+    other = Path(shutil.copytree(place, tmp_path / "other"))
+    ensemble([place, other], tmp_path / "both", method="vote")
+    with pytest.raises(UserError, match=r"predicted was written by nnUNetv2_predict"):
+        determine(references, [tmp_path / "both"])
 
 
 def test_after_nnunets_own(trained: tuple[Path, Path], tmp_path: Path) -> None:
