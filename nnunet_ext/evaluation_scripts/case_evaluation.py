@@ -16,7 +16,7 @@ from nnunet_ext.evaluation_scripts.metrics import CasePair
 from nnunet_ext.evaluation_scripts.results import CaseResult
 from nnunet_ext.evaluation_scripts.structures import Structures
 
-RULES = 2
+RULES = 3
 """Of this and the modules that it calls: another number makes results of earlier runs void."""
 
 
@@ -53,6 +53,7 @@ def key(job: Job) -> str:
         if path is not None:
             state = path.stat()
             files.append([str(path.absolute()), state.st_size, state.st_mtime_ns, state.st_ctime_ns])
+            files.append([label_maps.stated_spacing(path)])
     content = [__version__, RULES, files, list(job.structures.items()), sorted(job.allowed), job.ignore, job.digits]
     return hashlib.sha256(f"{content} {job.metrics} {job.rules}".encode()).hexdigest()[:32]
 
@@ -72,8 +73,10 @@ def evaluate_case(job: Job) -> CaseResult:
         notices += label_maps.same_grid(reference, predicted, (job.reference, job.predicted))
     maps, ignored = _without_ignored(reference.labels, predicted.labels, job.ignore)
     maps, spacing, thickness = _as_picture(maps, reference.spacing, job)
+    if maps[0].ndim < reference.labels.ndim:
+        notices.append(f"{job.case}: a single slice, evaluated in 2D: its voxels have neighbours within the slice only")
     pair = CasePair(*maps, spacing)
-    pair.histogram.counts[0, 0] -= ignored
+    pair.histogram.leave_out(ignored)
     _check_labels(pair, job)
     values = {
         name: quantities.evaluate(pair, name, structure, job.metrics, thickness)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -73,8 +74,9 @@ def evaluate(
         )
     if not pairs.references:
         raise UserError("there is no case to evaluate")
-    unit = label_maps.unit_of(next(iter(pairs.references.values())))
+    unit = _one_unit(pairs)
     used = adapted(convention, dataset_json, metrics=metrics, tolerance=tolerance, unit=unit, names=names)
+    _check_background(used)
     jobs = _jobs(pairs, dataset_json, used, missing, challenge)
     results = sorted(_results(jobs, processes, KeptResults(cache), progress), key=lambda result: result.case)
     results = [_penalised(result, used.convention) for result in results]
@@ -90,6 +92,31 @@ def evaluate(
     )
     extra, notices = set_extras.of_all(used.convention.extra, evaluation, details or {})
     return replace(evaluation, extra=extra, notices=(*evaluation.notices, *notices))
+
+
+def _one_unit(pairs: Pairs) -> str:
+    """The unit of distances, which must be that of all label maps.
+
+    Raises:
+        UserError: some of them know their spacing, others don't.
+    """
+    units = {label_maps.unit_of(path): path for path in (*pairs.references.values(), *pairs.predictions.values())}
+    if len(units) > 1:
+        raise UserError(
+            f"distances would be mixed: {units['mm']} states its spacing, {units['pixels']} does not. nnU-Net's reader "
+            "of TIFF wants a .json file with the spacing beside each image: add them, or remove them all."
+        )
+    return next(iter(units))
+
+
+def _check_background(used: Adapted) -> None:
+    names = [name for name, values in used.structures.items() if 0 in values]
+    surfaces = [metric.name for metric in used.convention.metrics if quantities.needs_surface(metric)]
+    if names and surfaces:
+        raise UserError(
+            f"{', '.join(surfaces)} of {', '.join(names)}: this convention evaluates the background, which has no "
+            "surface of its own. Choose overlap metrics, or another convention."
+        )
 
 
 def _jobs(pairs: Pairs, dataset_json: Mapping[str, Any], used: Adapted, missing: str, challenge: str) -> list[Job]:
@@ -141,6 +168,8 @@ def _penalised(result: CaseResult, convention: Convention) -> CaseResult:
                 values[structure][metric.name] = convention.missing[metric.name]
             elif metric.has_better and metric.higher_is_better and found[metric.name] > 0:
                 values[structure][metric.name] = 0.0
+            elif metric.has_better and not metric.higher_is_better:  # an empty mask's 0 would be the best there is
+                values[structure][metric.name] = math.nan
     return replace(result, values=values)
 
 

@@ -55,7 +55,7 @@ def read(path: Path) -> LabelMap:
             raise UserError(f"{path}: {array.ndim} axes; a label map has 3")
         labels = LabelValues(array, str(path)).integers.transpose(2, 1, 0)
     except volumes.UnusableError as error:
-        raise UserError(str(error)) from error
+        raise UserError(str(error).replace(": download it again.", ".")) from error
     spacing = tuple(float(edge) for edge in volumes.spacing_of(affine)[::-1])
     return LabelMap(labels, spacing, affine)
 
@@ -119,6 +119,7 @@ def same_grid(reference: LabelMap, predicted: LabelMap, names: tuple[Path, Path]
         return []
     shape = reference.labels.shape[::-1]
     differs = volumes.difference((shape, predicted.affine), (shape, reference.affine))
+    _refuse_turned(predicted.affine, reference.affine, shape, names)
     if differs.spacing:
         raise UserError(
             f"{names[1]}: spacing {_rounded(predicted)} mm, but {_rounded(reference)} mm of {names[0]} (axes z, y, x): "
@@ -129,6 +130,20 @@ def same_grid(reference: LabelMap, predicted: LabelMap, names: tuple[Path, Path]
         if differs
         else []
     )
+
+
+def _refuse_turned(
+    predicted: np.ndarray, reference: np.ndarray, shape: tuple[int, ...], names: tuple[Path, Path]
+) -> None:
+    """Refuse a prediction of the same place in the patient whose axes run otherwise: its voxels don't correspond."""
+    turn = volumes.turn_to(predicted, reference)
+    if volumes.is_turn(turn) and not volumes.difference(
+        volumes.turned_grid(shape, predicted, turn), (shape, reference)
+    ):
+        raise UserError(
+            f"{names[1]}: its axes are {volumes.axes(predicted)}, those of {names[0]} {volumes.axes(reference)}: the "
+            "same image, turned. Compare label maps in the original's axes, as nnU-Net's commands write them."
+        )
 
 
 def _rounded(label_map: LabelMap) -> tuple[float, ...]:

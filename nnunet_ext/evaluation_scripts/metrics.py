@@ -58,14 +58,23 @@ class CasePair:
         Args:
             structure: label or labels of a region.
             spacing: instead of the pair's own; ones for distances in voxels.
+
+        Raises:
+            ValueError: the structure holds the background.
         """
+        _check_structure(structure)
         reference, predicted = (borders.of(structure) for borders in self._borders)
         shape = self._borders[0].shape
         ways = directed(predicted, reference, shape, self.spacing if spacing is None else spacing)
         return SurfaceDistances(*ways)
 
     def element_distances(self, structure: Collection[int]) -> SurfaceDistances:
-        """Distances between surface elements in millimetres, with the elements' sizes."""
+        """Distances between surface elements in millimetres, with the elements' sizes.
+
+        Raises:
+            ValueError: the structure holds the background.
+        """
+        _check_structure(structure)
         (reference, reference_sizes), (predicted, predicted_sizes) = (
             elements.of(structure) for elements in self._elements
         )
@@ -79,6 +88,11 @@ class CasePair:
     @cached_property
     def _elements(self) -> tuple[Elements, Elements]:
         return Elements(self._maps[0], self.spacing), Elements(self._maps[1], self.spacing)
+
+
+def _check_structure(structure: Collection[int]) -> None:
+    if 0 in structure or not structure:
+        raise ValueError(f"surfaces exist of labels other than 0; got {sorted(structure)}")
 
 
 def _cropped(*maps: np.ndarray) -> list[np.ndarray]:

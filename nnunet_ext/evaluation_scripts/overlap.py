@@ -85,7 +85,7 @@ def ratio(numerator: float, denominator: float) -> float:
 
 
 class JointHistogram:
-    """How many voxels have each pair of reference and predicted label."""
+    """How many voxels have each pair of reference and predicted label; only labels that occur take room."""
 
     def __init__(self, reference: np.ndarray, predicted: np.ndarray) -> None:
         """Count, a few million voxels at a time.
@@ -99,30 +99,46 @@ class JointHistogram:
         """
         if reference.shape != predicted.shape:
             raise ValueError(f"shapes differ: reference {reference.shape}, prediction {predicted.shape}")
-        rows, columns = (int(labels.max(initial=0)) + 1 for labels in (reference, predicted))
-        counts = np.zeros(rows * columns, np.int64)
         flat = reference.reshape(-1), predicted.reshape(-1)
+        self._rows, self._columns = (occurring(labels) for labels in flat)
+        places = [_places(values) for values in (self._rows, self._columns)]
+        counts = np.zeros(len(self._rows) * len(self._columns), np.int64)
         for start in range(0, reference.size, _CHUNK):
             part = slice(start, start + _CHUNK)
-            pairs = flat[0][part].astype(np.int64)
-            pairs *= columns
-            pairs += flat[1][part]
+            pairs = places[0][flat[0][part]]
+            pairs *= len(self._columns)
+            pairs += places[1][flat[1][part]]
             counts += np.bincount(pairs, minlength=len(counts))
-        self.counts = counts.reshape(rows, columns)
-        """(reference label, predicted label) -> voxels."""
+        self._counts = counts.reshape(len(self._rows), len(self._columns))
 
     def labels(self) -> tuple[set[int], set[int]]:
         """The labels that occur in the reference and in the prediction."""
-        return (
-            {int(value) for value in np.flatnonzero(self.counts.sum(axis=1))},
-            {int(value) for value in np.flatnonzero(self.counts.sum(axis=0))},
-        )
+        return {int(value) for value in self._rows}, {int(value) for value in self._columns}
+
+    def leave_out(self, voxels: int) -> None:
+        """Do not count so many voxels that are background in both maps."""
+        self._counts[self._rows == 0, self._columns == 0] -= voxels
 
     def overlap(self, labels: Collection[int]) -> Overlap:
         """The counts of a label, or of a region that consists of several."""
-        rows = [label for label in set(labels) if label < self.counts.shape[0]]
-        columns = [label for label in set(labels) if label < self.counts.shape[1]]
-        tp = int(self.counts[np.ix_(rows, columns)].sum())
-        reference, predicted = int(self.counts[rows].sum()), int(self.counts[:, columns].sum())
-        total = int(self.counts.sum())
+        wanted = sorted(set(labels))
+        rows, columns = np.isin(self._rows, wanted), np.isin(self._columns, wanted)
+        tp = int(self._counts[np.ix_(rows, columns)].sum())
+        reference, predicted = int(self._counts[rows].sum()), int(self._counts[:, columns].sum())
+        total = int(self._counts.sum())
         return Overlap(tp, predicted - tp, reference - tp, total - reference - predicted + tp)
+
+
+def occurring(labels: np.ndarray) -> np.ndarray:
+    """The values that occur in a flat label map, sorted."""
+    counts = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
+    for start in range(0, labels.size, _CHUNK):
+        counts += np.bincount(labels[start : start + _CHUNK], minlength=len(counts))
+    return np.flatnonzero(counts)
+
+
+def _places(values: np.ndarray) -> np.ndarray:
+    """Label -> its place among the values that occur."""
+    table = np.zeros(int(values.max(initial=0)) + 1, np.int64)
+    table[values] = np.arange(len(values))
+    return table

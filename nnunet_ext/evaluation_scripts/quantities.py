@@ -112,6 +112,11 @@ class Metric:
         return float(self.tolerance[structure])
 
 
+def needs_surface(metric: Metric) -> bool:
+    """Whether it is computed of surfaces."""
+    return metric.quantity in BORDER or metric.quantity in ELEMENTS
+
+
 def evaluate(
     pair: CasePair, name: str, structure: tuple[int, ...], metrics: tuple[Metric, ...], thickness: float = 1.0
 ) -> dict[str, float]:
