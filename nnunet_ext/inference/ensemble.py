@@ -13,6 +13,7 @@ import numpy as np
 
 from nnunet_ext.dataset_conversion.files import Outputs
 from nnunet_ext.errors import UserError
+from nnunet_ext.inference import provenance
 from nnunet_ext.inference.case_pool import Outcome, Progress, check_earlier, describe, is_finished, make_folder, work_on
 from nnunet_ext.inference.ensemble_mean import Channels, mean_labels
 from nnunet_ext.inference.ensemble_votes import staple, vote
@@ -27,7 +28,7 @@ from nnunet_ext.inference.prediction_images import read_labels, read_properties,
 from nnunet_ext.inference.probability_files import ProbabilityWriter
 
 METHODS = ("mean", "vote", "staple")
-RECORD = "ensemble.json"
+RECORD = provenance.ENSEMBLE
 _SAME = 1e-3  # of a spacing
 
 
@@ -96,7 +97,7 @@ def ensemble(
     settings = {"method": method, "weights": weights and list(weights), "folders": [str(path) for path in folders]}
     jobs = _jobs(models, cases, content, plans, output, save_probabilities, settings)
     check_earlier(output / RECORD, settings, [path for job in jobs for path in job.outputs], overwrite)
-    describe(output, content, plans, RECORD, settings)
+    describe(output, content, plans, RECORD, {**settings, **provenance.origin(folders)})
     outcome = Outcome(there=[] if overwrite else [job.case for job in jobs if is_finished(job.outputs, job.files)])
     left = [job for job in jobs if job.case not in set(outcome.there)]
     return work_on(combine, left, processes, progress, outcome)

@@ -13,8 +13,8 @@ import numpy as np
 from nnunet_ext.dataset_conversion.files import Outputs
 from nnunet_ext.errors import UserError
 from nnunet_ext.evaluation_scripts.pairing import Pairs, find_pairs
+from nnunet_ext.inference import provenance
 from nnunet_ext.inference.case_pool import Outcome, Progress, check_earlier, describe, is_finished, make_folder, work_on
-from nnunet_ext.inference.ensemble import RECORD as ENSEMBLE
 from nnunet_ext.inference.postprocess_files import FILE, RuleFile, check_fit, write
 from nnunet_ext.inference.postprocess_rules import Rule, apply_rules, as_json, check_labels, label_around
 from nnunet_ext.inference.postprocess_search import Found, Grid, Setting, mean, search
@@ -24,13 +24,11 @@ from nnunet_ext.inference.prediction_folders import (
     find_predictions,
     foreground,
     label_values,
-    read_object,
 )
 from nnunet_ext.inference.prediction_images import read_labels, reader, reader_name, voxel_volume
 from nnunet_ext.labels import has_regions
 
-RECORD = "postprocess.json"
-_PREDICTED = "predict_from_raw_data_args.json"  # nnUNetv2_predict leaves it
+RECORD = provenance.POSTPROCESSED
 BOTH_EMPTY = {"one": 1.0, "nan": math.nan}
 _CONVENTION = {
     "one": "Dice = 2TP / (2TP + FP + FN), 1 if reference and prediction are both empty; mean over cases",
@@ -117,29 +115,13 @@ def _not_of_test_cases(references: Path, predictions: Sequence[Path], held_out: 
             f"{references} are labels of test cases: thresholds are determined on cross-validation, else test scores "
             "are flattered. Give the training cases' labels (labelsTr) and a trained model's validation predictions."
         )
-    for place in _and_sources(predictions):
-        if (place / _PREDICTED).is_file() and not held_out:
-            raise UserError(
-                f"{place} was written by nnUNetv2_predict, not by a cross-validation: give a trained model's folder, "
-                "or its fold_X/validation or crossval_results folders. If these are training cases that the predicting "
-                "model has not seen, add --held-out."
-            )
-
-
-def _and_sources(folders: Sequence[Path]) -> list[Path]:
-    """These folders and those that they were made from by ensembles and post-processing, as far as they are there."""
-    found: list[Path] = []
-    left = list(folders)
-    while left:
-        place = left.pop(0)
-        if place in found:
-            continue
-        found.append(place)
-        for record in (place / RECORD, place / ENSEMBLE):
-            content = read_object(record) if record.is_file() else {}
-            sources = [content.get("folder"), *(content.get("folders") or [])]
-            left += [Path(source) for source in sources if isinstance(source, str)]
-    return found
+    source = None if held_out else provenance.predicted_from(predictions)
+    if source is not None:
+        raise UserError(
+            f"{source} was written by nnUNetv2_predict, or from its predictions, not by a cross-validation: give a "
+            "trained model's folder, or its fold_X/validation or crossval_results folders. If these are training cases "
+            "that the predicting model has not seen, add --held-out."
+        )
 
 
 def _setting(
@@ -256,7 +238,7 @@ def apply(
         for case, source in sorted(predictions.files.items())
     ]
     check_earlier(output / RECORD, settings, [job.target for job in jobs], overwrite)
-    describe(output, content, predictions.plans, RECORD, settings)
+    describe(output, content, predictions.plans, RECORD, {**settings, **provenance.origin([folder])})
     there = [] if overwrite else [job.case for job in jobs if is_finished([job.target], [job.source])]
     left = [job for job in jobs if job.case not in set(there)]
     return work_on(process, left, processes, progress, Outcome(there=there, notices=notices))

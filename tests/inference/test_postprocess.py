@@ -22,6 +22,7 @@ from nnunet_ext.inference.postprocess_files import FILE, RuleFile, nnunet_rules,
 from nnunet_ext.inference.postprocess_options import rules_of, volume
 from nnunet_ext.inference.postprocess_rules import Rule, apply_rules, label_around
 from nnunet_ext.inference.postprocess_search import left_out_gain
+from nnunet_ext.inference.provenance import predicted_from
 
 SHAPE = (8, 24, 24)
 BRATS: dict[str, Any] = {
@@ -350,8 +351,36 @@ def test_test_cases_determine_nothing(trained: tuple[Path, Path], tmp_path: Path
     assert determine(references, [place], held_out=True)[0].how["without_prediction"]
     other = Path(shutil.copytree(place, tmp_path / "other"))
     ensemble([place, other], tmp_path / "both", method="vote")
-    with pytest.raises(UserError, match=r"predicted was written by nnUNetv2_predict"):
+    with pytest.raises(UserError, match=r"both was written by nnUNetv2_predict, or from its predictions"):
         determine(references, [tmp_path / "both"])
+    apply(tmp_path / "both", tmp_path / "changed", [])
+    for gone in ("predicted", "other", "both"):
+        (tmp_path / gone).rename(tmp_path / f"moved {gone}")
+    with pytest.raises(UserError, match=r"changed was written by nnUNetv2_predict"):
+        determine(references, [tmp_path / "changed"])
+    assert determine(references, [tmp_path / "changed"], held_out=True)[0].how["without_prediction"]
+
+
+def test_what_is_made_from_a_cross_validation_determines(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    references, model = trained
+    other = Path(shutil.copytree(model, tmp_path / "other"))
+    ensemble([model, other], tmp_path / "both", method="vote")
+    apply(tmp_path / "both", tmp_path / "changed", [])
+    assert json.loads((tmp_path / "changed/postprocess.json").read_text())["predicted"] is False
+    assert determine(references, [tmp_path / "changed"])[1].before
+
+
+def test_records_lead_to_predictions(tmp_path: Path) -> None:
+    """Without what newer records say themselves; in a circle, and past folders that are gone."""
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    sources = [str(tmp_path / "a"), str(tmp_path / "gone"), str(tmp_path / "c"), 3]
+    (tmp_path / "a/postprocess.json").write_text(json.dumps({"folder": str(tmp_path / "b")}))
+    (tmp_path / "b/ensemble.json").write_text(json.dumps({"folders": sources}))
+    (tmp_path / "c/ensemble.json").write_text("{")
+    assert predicted_from([tmp_path / "a"]) is None
+    (tmp_path / "c/predict_from_raw_data_args.json").write_text("{}")
+    assert predicted_from([tmp_path / "a"]) == tmp_path / "c"
 
 
 def test_after_nnunets_own(trained: tuple[Path, Path], tmp_path: Path) -> None:
