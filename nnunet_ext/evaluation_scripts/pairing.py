@@ -12,6 +12,7 @@ from nnunet_ext.errors import UserError
 from nnunet_ext.evaluation_scripts.label_maps import is_label_map
 
 _SHOWN = 8
+_PLOT = "progress.png"
 
 
 @dataclass(frozen=True)
@@ -80,17 +81,33 @@ def validation_folders(place: Path) -> list[Path]:
     """The validation folders of a fold (`fold_0`) or of a trained model; any other folder stands for itself.
 
     Raises:
-        UserError: there is no such folder, or the model has not been validated.
+        UserError: there is no such folder, the model has not been validated, or it is in doubt which label maps are
+            meant: there are some in the folder and in a validation folder below.
     """
     if not place.is_dir():
         raise UserError(f"{place}: no such folder of predictions")
-    if (place / "validation").is_dir():
-        return [place / "validation"]
-    folds = sorted(place.glob("fold_*"))
-    found = [fold / "validation" for fold in folds if (fold / "validation").is_dir()]
-    if folds and not found:
+    folds = [path for path in sorted(place.glob("fold_*")) if path.is_dir()]
+    below = [place] if (place / "validation").is_dir() else folds
+    found = [fold / "validation" for fold in below if (fold / "validation").is_dir()]
+    own = None if _is_trained_fold(place) else _own_label_map(place)
+    if own is not None and found:
+        raise UserError(
+            f"{place} holds label maps of its own, such as {own.name}, and {found[0]} is there, too: evaluate one of "
+            f"them. Name {found[0]}, or move it, or what is beside it, elsewhere."
+        )
+    if folds and not found and own is None:
         raise UserError(f"{place}: its folds have no validation folders: run nnUNetv2_train ... --val")
     return found or [place]
+
+
+def _is_trained_fold(folder: Path) -> bool:
+    """Whether a training wrote it: its pictures (progress.png) are no label maps."""
+    return (folder / "debug.json").is_file() or any(folder.glob("checkpoint_*.pth"))
+
+
+def _own_label_map(folder: Path) -> Path | None:
+    """One that lies in the folder itself; nnU-Net's plot of a training is none."""
+    return next((path for path in sorted(folder.iterdir()) if is_label_map(path) and path.name != _PLOT), None)
 
 
 def _is_validation(folder: Path) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from evaluated import cube, label_map, save
 
 from nnunet_ext.errors import UserError
-from nnunet_ext.evaluation_scripts.pairing import find_pairs
+from nnunet_ext.evaluation_scripts.pairing import find_pairs, validation_folders
 
 MAP = label_map(cube(1))
 
@@ -88,3 +88,32 @@ def test_folders_without_what_is_needed(tmp_path: Path) -> None:
 def test_endings_may_differ(tmp_path: Path) -> None:
     pairs = find_pairs(folder(tmp_path / "ref", "a", ending=".nii"), [folder(tmp_path / "pred", "a")])
     assert not pairs.missing
+
+
+def test_a_folder_with_its_own_label_maps_is_not_replaced_by_one_below(tmp_path: Path) -> None:
+    place = folder(tmp_path / "pred", "a", "b")
+    folder(place / "validation", "a")
+    with pytest.raises(UserError, match=r"pred holds label maps of its own, such as a\.nii\.gz, and .*pred/validation"):
+        validation_folders(place)
+    below = model(folder(tmp_path / "model", "a"), {"fold_0": ("a",)})
+    with pytest.raises(UserError, match=r"model holds label maps .* and .*fold_0/validation is there"):
+        validation_folders(below)
+    assert validation_folders(place / "validation") == [place / "validation"]
+
+
+@pytest.mark.parametrize("left", ["checkpoint_final.pth", "debug.json", None])
+def test_what_a_training_leaves_in_a_fold_is_no_prediction(tmp_path: Path, left: str | None) -> None:
+    fold = model(tmp_path / "model", {"fold_0": ("a",)}) / "fold_0"
+    (fold / "progress.png").write_bytes(b"a plot")
+    if left is not None:
+        (fold / left).write_bytes(b"{}")
+        (fold / "figure.png").write_bytes(b"another")
+    assert validation_folders(fold) == validation_folders(fold.parent) == [fold / "validation"]
+
+
+def test_cases_named_like_folds(tmp_path: Path) -> None:
+    references = folder(tmp_path / "ref", "fold_1", "fold_2")
+    place = folder(tmp_path / "pred", "fold_1", "fold_2")
+    assert sorted(find_pairs(references, [place]).predictions) == ["fold_1", "fold_2"]
+    (place / "fold_3").mkdir()  # without validation: the label maps beside it count
+    assert validation_folders(place) == [place]
