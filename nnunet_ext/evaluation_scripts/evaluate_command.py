@@ -157,13 +157,15 @@ def _run(args: argparse.Namespace) -> int:
     )
     summary = summarising.summarise(evaluation, patients, resampled)
     command = ["nnunet-ext", *sys.argv[1:]]
-    files = written.write_files(evaluation, summary, output, command=command, for_nnunet=args.nnunet_summary)
+    labels = dataset_json["labels"]
+    files = written.write_files(
+        evaluation, summary, output, command=command, for_nnunet=args.nnunet_summary, labels=labels
+    )
     if args.html:
         from nnunet_ext.evaluation_scripts.report_html import ReportOptions, write_report
 
         images = args.images or _images_beside(args.reference)
-        ignore = dataset_json["labels"].get("ignore")
-        options = ReportOptions(images=images, patients=patients, resampled=resampled, ignore=ignore)
+        options = ReportOptions(images=images, patients=patients, resampled=resampled, ignore=labels.get("ignore"))
         files.append(write_report(evaluation, output, options=options))
     print(tables.as_text(evaluation, summary))
     print(f"\nFiles in {output}: {', '.join(path.name for path in files)}")

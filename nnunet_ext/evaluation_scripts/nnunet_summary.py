@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from nnunet_ext.evaluation_scripts.overlap import Overlap
@@ -12,12 +13,17 @@ from nnunet_ext.evaluation_scripts.results import Evaluation
 _FIELDS = ("Dice", "IoU", "FP", "TP", "FN", "TN", "n_pred", "n_ref")
 
 
-def nnunet_summary(evaluation: Evaluation) -> dict[str, Any]:
+def nnunet_summary(evaluation: Evaluation, labels: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The content, from the voxel counts of every case; whatever the convention, by nnU-Net's rules.
 
     A missing prediction counts as an empty one; its file is null.
+
+    Args:
+        evaluation: what was found.
+        labels: of dataset.json; beside regions, nnU-Net's key of a label given as a list, [2], is "(2,)". None: there
+            is no such label.
     """
-    keys = {name: str(values[0]) if len(values) == 1 else str(tuple(values)) for name, values in structures(evaluation)}
+    keys = _keys(evaluation, labels or {})
     metrics = [
         {key: _metrics(Overlap(*case.extra["counts"][name])) for name, key in keys.items()} for case in evaluation.cases
     ]
@@ -39,9 +45,21 @@ def structures(evaluation: Evaluation) -> list[tuple[str, tuple[int, ...]]]:
     return [(name, tuple(values)) for name, values in evaluation.structures.items() if tuple(values) != (0,)]
 
 
-def as_text(evaluation: Evaluation) -> str:
+def _keys(evaluation: Evaluation, labels: Mapping[str, Any]) -> dict[str, str]:
+    """Structure -> nnU-Net's key. Structures that a convention makes are known by their values."""
+    lists = {name: tuple(map(int, value)) for name, value in labels.items() if isinstance(value, list | tuple)}
+    has_regions = any(len(values) > 1 for values in lists.values())
+    keys = {}
+    for name, values in structures(evaluation):
+        listed = name in lists if name in labels else values in lists.values()
+        plain = len(values) == 1 and not (has_regions and listed)
+        keys[name] = str(values[0]) if plain else str(values)
+    return keys
+
+
+def as_text(evaluation: Evaluation, labels: Mapping[str, Any] | None = None) -> str:
     """The file; NaN is written as nnU-Net does, as the bare word that JSON does not have."""
-    return json.dumps(nnunet_summary(evaluation), indent=4, sort_keys=True) + "\n"
+    return json.dumps(nnunet_summary(evaluation, labels), indent=4, sort_keys=True) + "\n"
 
 
 def _metrics(overlap: Overlap) -> dict[str, float]:

@@ -26,6 +26,7 @@ def write_files(
     *,
     command: Sequence[str] = (),
     for_nnunet: bool = False,
+    labels: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Write all files.
 
@@ -35,6 +36,7 @@ def write_files(
         folder: where to; it is made.
         command: the command line.
         for_nnunet: also a summary.json as nnU-Net writes.
+        labels: of dataset.json; by them nnU-Net's keys in summary.json.
 
     Returns:
         The files.
@@ -58,7 +60,7 @@ def write_files(
         JSON: json.dumps(content, indent=1, allow_nan=False) + "\n",
     }
     if for_nnunet:
-        texts[NNUNET] = nnunet_summary.as_text(evaluation)
+        texts[NNUNET] = nnunet_summary.as_text(evaluation, labels)
     for name, text in texts.items():
         write_whole(folder / name, text)
     return [folder / name for name in texts]
