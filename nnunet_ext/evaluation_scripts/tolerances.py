@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from nnunet_ext.dataset_conversion.flare22 import ORGANS
 from nnunet_ext.errors import UserError
 
 FLARE22: dict[int, float] = {
@@ -24,9 +21,6 @@ FLARE22: dict[int, float] = {
 }
 """Label -> tolerance."""
 
-FLARE22_BY_NAME = {ORGANS[label]: tolerance for label, tolerance in FLARE22.items()}
-"""Organ, named as in the converted data set -> tolerance."""
-
 MSD: dict[str, float] = {
     "BrainTumour": 5.0,
     "Heart": 4.0,
@@ -45,19 +39,17 @@ AMOS = 1.0
 """The challenge states none; re-implementations use this one."""
 
 
-def msd_tolerance(task: str | int, overrides: Mapping[str, float] | None = None) -> float:
+def msd_tolerance(task: str) -> float:
     """The tolerance of a task of the Medical Segmentation Decathlon.
 
     Args:
-        task: number, name or folder, such as 4, "Hippocampus" or "Task04_Hippocampus"; case does not matter.
-        overrides: name -> mm, instead of the table's.
+        task: number, name or folder, such as "4", "Hippocampus" or "Task04_Hippocampus"; case does not matter.
 
     Raises:
         UserError: an unknown task.
     """
-    table = {**MSD, **(overrides or {})}
-    wanted = str(task).lower().removeprefix("task")
-    for number, name in enumerate(table, start=1):
+    wanted = task.lower().removeprefix("task")
+    for number, name in enumerate(MSD, start=1):
         if wanted in (name.lower(), str(number), f"{number:02d}", f"{number:02d}_{name.lower()}"):
-            return table[name]
-    raise UserError(f"no tolerance for the task {task!r}; known are {', '.join(table)}. Give the tolerance in mm.")
+            return MSD[name]
+    raise UserError(f"no tolerance for the task {task!r}; known are {', '.join(MSD)}. Give the tolerance in mm.")
