@@ -12,6 +12,14 @@ from nnunet_ext.evaluation_scripts.conventions import Convention
 from nnunet_ext.evaluation_scripts.quantities import Metric
 from nnunet_ext.evaluation_scripts.structures import Structures, flare22_numbers
 
+AVERAGING = {
+    "structures": "mean over cases for each, then over structures, undefined values left out",
+    "all structures": "mean over cases for each, undefined values left out, then over structures, undefined if one is",
+    "cases": "mean over the structures of each case, then over cases, undefined values left out",
+}
+"""In words, by `Convention.averaging`."""
+_OWN_RULES = ("brats2023", "flare22")
+
 
 @dataclass(frozen=True)
 class Adapted:
@@ -58,13 +66,9 @@ def adapted(
         raise UserError("dataset.json has no label but the background: there is nothing to evaluate")
     numbers: Mapping[str, int] = {}
     if metrics:
-        by_hand = f"Metrics chosen by hand: {metric_grammar.defined(metrics)}. Structures and averaging as of "
-        definition = f"{by_hand}{convention.name}: {convention.definition}"
-        own_rules = convention.extra in ("brats2023", "flare22")
-        extra = None if own_rules else convention.extra
-        if own_rules:
+        if convention.extra in _OWN_RULES:
             notices.append(f"{convention.name}: its own rules for each case do not apply to metrics chosen by hand")
-        convention = replace(convention, metrics=tuple(metrics), definition=definition, digits=None, extra=extra)
+        convention = _by_hand(convention, metrics, structures, unit)
     elif convention.extra == "flare22":
         numbers = flare22_numbers(dataset_json)
         mm = {name: tolerances.FLARE22[number] for name, number in numbers.items()}
@@ -78,12 +82,28 @@ def adapted(
         convention = replace(convention, definition=f"{convention.definition} Here NSD is within {tolerance:g} mm.")
     if unit == "pixels":
         notices.append("the files know no spacing: distances and tolerances are in pixels, volumes are pixels")
-        convention = replace(
-            convention,
-            metrics=tuple(map(_in_pixels, convention.metrics)),
-            definition=f"{convention.definition} HERE IN PIXELS: the files know no spacing.",
-        )
+        if not metrics:
+            convention = replace(
+                convention,
+                metrics=tuple(map(_in_pixels, convention.metrics)),
+                definition=f"{convention.definition} HERE IN PIXELS: the files know no spacing.",
+            )
     return Adapted(convention, structures, numbers, tuple(notices))
+
+
+def _by_hand(convention: Convention, metrics: Sequence[Metric], structures: Structures, unit: str) -> Convention:
+    """The convention with other metrics; of its definition, what still holds: structures and averaging."""
+    if unit == "pixels":
+        metrics = [_named_in_pixels(_in_pixels(metric)) for metric in metrics]
+    extra = None if convention.extra in _OWN_RULES else convention.extra
+    beside = f" Beside them {convention.name}'s numbers of the whole set." if extra else ""
+    penalties = [f"{m.name} {convention.missing[m.name]:g}" for m in metrics if m.name in convention.missing]
+    missing = f" A case without prediction, if not left out, counts {', '.join(penalties)}." if penalties else ""
+    definition = (
+        f"Metrics chosen by hand: {metric_grammar.defined(metrics)}. Structures and averaging as of {convention.name}: "
+        f"{', '.join(structures)}; {AVERAGING[convention.averaging]}.{missing}{beside}"
+    )
+    return replace(convention, metrics=tuple(metrics), definition=definition, digits=None, extra=extra)
 
 
 def _with_tolerance(convention: Convention, tolerance: float | Mapping[str, float]) -> Convention:
@@ -110,3 +130,8 @@ def _in_pixels(metric: Metric) -> Metric:
     if metric.unit not in ("mm", "ml", "voxels"):
         return metric
     return replace(metric, unit="pixels")
+
+
+def _named_in_pixels(metric: Metric) -> Metric:
+    """Its tolerance in the name, too."""
+    return metric if metric.tolerance is None else replace(metric, name=f"{metric.name.removesuffix(' mm')} pixels")

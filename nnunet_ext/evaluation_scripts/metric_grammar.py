@@ -118,9 +118,11 @@ def defined(metrics: Sequence[Metric]) -> str:
 
 def _of_empty(metric: Metric) -> str:
     unit = f", in {metric.unit}" if metric.unit else ""
-    if not metric.empty:
+    if metric.quantity in quantities.VOLUMES:
         return unit
     words = {"both_empty": "both masks are empty", "gt_empty": "only the prediction has voxels"}
     words["pred_empty"] = "only the reference has voxels"
-    rules = (f"{value:g} if {words[state]}" for state, value in metric.empty.items())
-    return f"{unit} ({', '.join(rules).replace('nan', 'left out')})"
+    rules = [f"{value:g} if {words[state]}".replace("nan", "left out") for state, value in metric.empty.items()]
+    if set(metric.empty) != set(words):
+        rules.append(f"{'otherwise' if rules else 'empty masks'} as the formula gives, left out if it divides by 0")
+    return f"{unit} ({', '.join(rules)})"

@@ -141,6 +141,49 @@ def test_amos_is_one_millimetre() -> None:
     assert used.convention.metrics[1].tolerance == tolerances.AMOS == 1
 
 
+def test_metrics_by_hand_are_defined_as_computed() -> None:
+    """Nothing is left of what the convention's own metrics are."""
+    content = {"labels": {"background": 0, "a": 1, "b": 2}}
+    found = adapted(CONVENTIONS["sound"], content, metrics=parse(["hd95"], CONVENTIONS["sound"].metrics))
+    assert found.convention.definition == (
+        "Metrics chosen by hand: HD95: 95th percentile of both directions' border distances in one list (medpy), in mm "
+        "(left out if both masks are empty, left out if only the prediction has voxels, left out if only the reference "
+        "has voxels). Structures and averaging as of sound: a, b; mean over cases for each, then over structures, "
+        "undefined values left out."
+    )
+    nnunet = CONVENTIONS["nnunet"]
+    given = adapted(nnunet, content, metrics=parse(["dice", "recall"], nnunet.metrics)).convention.definition
+    assert "(left out if both masks are empty, otherwise as the formula gives, left out if it divides by 0)" in given
+    assert "sensitivity (empty masks as the formula gives, left out if it divides by 0)" in given
+    assert given.endswith("then over structures, undefined if one is.")
+    brats = adapted(CONVENTIONS["brats2020"], {"labels": TUMOUR}, metrics=parse(["hd95", "jaccard"])).convention
+    assert brats.definition.endswith("A case without prediction, if not left out, counts HD95 373.129.")
+
+
+def test_metrics_by_hand_of_pictures_are_defined_in_pixels() -> None:
+    content = {"labels": {"background": 0, "a": 1}}
+    metrics = parse(["hd95", "nsd@2", "reference_ml"])
+    found = adapted(CONVENTIONS["sound"], content, metrics=metrics, unit="pixels").convention
+    assert [(metric.name, metric.unit) for metric in found.metrics] == [
+        ("HD95", "pixels"),
+        ("NSD 2 pixels", ""),
+        ("Reference volume", "pixels"),
+    ]
+    assert "(medpy), in pixels" in found.definition
+    assert "NSD 2 pixels: " in found.definition
+    assert "mm" not in found.definition
+    assert "PIXELS" not in found.definition
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_metrics_by_hand_under_every_convention(name: str) -> None:
+    labels = OF.get(name, {"background": 0, "a": 1, "b": 2})
+    used = adapted(CONVENTIONS[name], {"labels": labels}, metrics=parse(["jaccard"])).convention
+    assert used.definition.startswith("Metrics chosen by hand: Jaccard: ")
+    assert ("numbers of the whole set" in used.definition) == (name in ("lits", "acdc"))
+    assert CONVENTIONS[name].definition not in used.definition
+
+
 def test_metric_grammar() -> None:
     found = parse(["Dice", "hd95", "hd95:voxels", "hd95_larger", "nsd@1", "nsd@2.5mm", "nsd_border", "rvd"], (), 3.0)
     assert [(metric.name, metric.quantity, metric.unit, metric.tolerance) for metric in found] == [
