@@ -23,7 +23,10 @@ for _variable in (
     os.environ.pop(_variable, None)
 
 
-SLOWEST_FIRST = ("e2e", "test_trained", "test_trainers", "test_networks", "test_planners", "test_demo")
+SLOWEST_FIRST = (
+    *("e2e", "test_trained", "test_trainers", "test_networks", "test_planners", "test_demo", "test_round_trip"),
+    "test_container",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -164,6 +164,7 @@ def test_two_cases_of_one_name(made: Converted, tmp_path: Path) -> None:
 
 
 def test_data_sets_that_were_not_converted_here(made: Converted, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.delenv("nnUNet_raw", raising=False)
     with pytest.raises(UserError, match="nnUNet_raw, which is not set"):
         submit("btcv", made.predictions, "803", tmp_path / "out")
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
