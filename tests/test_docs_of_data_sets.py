@@ -131,3 +131,8 @@ def test_links_lead_somewhere(page: str) -> None:
 def _anchor(heading: str) -> str:
     """As GitHub makes it."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_pages_have_commands() -> None:
+    """So that the test of what can be typed tests something."""
+    assert sum(len(list(commands(text))) for text in PAGES.values()) > 20

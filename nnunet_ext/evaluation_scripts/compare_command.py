@@ -103,7 +103,7 @@ def write_comparison(
         UserError: one cannot be written.
     """
     from nnunet_ext.evaluation_scripts import comparing, comparison_plots, comparison_tables, report_html
-    from nnunet_ext.evaluation_scripts.whole_files import write_whole
+    from nnunet_ext.whole_files import write_whole
 
     found = comparison_tables.sections(models, pairs, rankings)
     content = comparing.as_json(models, pairs, rankings, resampled, list(command))

@@ -21,7 +21,7 @@ from nnunet_ext.evaluation_scripts.report_plots import Theme
 from nnunet_ext.evaluation_scripts.results import CaseResult, Evaluation, mean
 from nnunet_ext.evaluation_scripts.summarising import summarise
 from nnunet_ext.evaluation_scripts.tables import extras, rules_fired, shown
-from nnunet_ext.evaluation_scripts.whole_files import write_whole
+from nnunet_ext.whole_files import write_whole
 
 NAME = "report.html"
 WORST = 4

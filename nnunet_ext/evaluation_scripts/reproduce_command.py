@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     from nnunet_ext.evaluation_scripts.dataset_files import find_dataset_json, read_dataset_json
     from nnunet_ext.evaluation_scripts.papers import paper_named
     from nnunet_ext.evaluation_scripts.reproduce import reproduce
-    from nnunet_ext.evaluation_scripts.whole_files import write_whole
+    from nnunet_ext.whole_files import write_whole
 
     paper = paper_named(args.paper)
     references = _references(args.references, args.raw)

@@ -12,7 +12,7 @@ from typing import Any
 from nnunet_ext.errors import UserError
 from nnunet_ext.evaluation_scripts import nnunet_summary, tables
 from nnunet_ext.evaluation_scripts.results import Evaluation, as_json, encoded
-from nnunet_ext.evaluation_scripts.whole_files import write_whole
+from nnunet_ext.whole_files import write_whole
 
 JSON, LONG, WIDE, MARKDOWN = "evaluation.json", "metrics_per_case.csv", "metrics_wide.csv", "summary.md"
 NNUNET = "summary.json"

@@ -162,8 +162,8 @@ def _model(args: argparse.Namespace) -> Source:
 
 
 def _draw(path: Path, made: Made, case: str, space: str) -> None:
-    from nnunet_ext.inference.mesh_files import write_whole
     from nnunet_ext.inference.mesh_picture import picture
+    from nnunet_ext.whole_files import write_whole
 
     write_whole(path, picture(list(made.surfaces.values()), case, space))
 

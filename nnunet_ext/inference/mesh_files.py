@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import trimesh
@@ -15,7 +12,6 @@ from trimesh.exchange.ply import export_ply
 from trimesh.exchange.stl import export_stl
 from trimesh.visual.material import PBRMaterial
 
-from nnunet_ext.errors import UserError
 from nnunet_ext.inference.mesh import Surface
 
 FORMATS = ("obj", "ply", "stl", "glb")
@@ -70,21 +66,3 @@ def _glb(surfaces: Sequence[Surface], space: str) -> bytes:
         mesh.visual = trimesh.visual.TextureVisuals(material=material)
         scene.add_geometry(mesh, node_name=surface.name, geom_name=surface.name)
     return bytes(export_glb(scene))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write beside `path` and rename, so that the file is whole or as it was.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if unfinished.parent.is_dir():
-            unfinished.unlink(missing_ok=True)

@@ -10,9 +10,10 @@ from nnunet_ext.architectures.blocks.point_grid import PointGrid
 from nnunet_ext.errors import UserError
 from nnunet_ext.inference.mesh import Surface, check_size, grid_of, surface_of
 from nnunet_ext.inference.mesh_boxes import Box
-from nnunet_ext.inference.mesh_files import FORMATS, encoded, write_whole
+from nnunet_ext.inference.mesh_files import FORMATS, encoded
 from nnunet_ext.inference.mesh_labels import Target
 from nnunet_ext.inference.mesh_sources import Source
+from nnunet_ext.whole_files import write_whole
 
 UNKNOWN_FORMATS = (".vtk", ".vtp", ".off", ".gltf", ".3mf", ".dae", ".x3d", ".wrl", ".fbx", ".step", ".stp")
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from nnunet_ext import __version__
 from nnunet_ext.errors import UserError
-from nnunet_ext.evaluation_scripts.whole_files import write_whole
 from nnunet_ext.inference.postprocess_rules import CONNECTIVITY, LARGEST, Rule, as_json, from_json
 from nnunet_ext.inference.prediction_folders import foreground, read_object
+from nnunet_ext.whole_files import write_whole
 
 FORMAT = 1
 FILE = "nnunet_ext_postprocessing.json"

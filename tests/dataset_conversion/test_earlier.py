@@ -23,14 +23,10 @@ from nnunet_ext.dataset_conversion.run import convert
 from nnunet_ext.dataset_conversion.state import State
 from nnunet_ext.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("toy")
+
 NAME = "Dataset077_Toy"
 COPY = Options(mode="copy")
-
-
-@pytest.fixture(autouse=True)
-def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(dataset_conversion.CONVERTERS, "toy", "toy_converter:Toy")
-    monkeypatch.setattr("nnunet_ext.dataset_conversion.run.verify", lambda *_: None)
 
 
 @pytest.fixture

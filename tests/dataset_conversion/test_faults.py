@@ -19,23 +19,13 @@ import toy_converter
 from toy_converter import SHAPE
 from trees import volumes
 
-from nnunet_ext import dataset_conversion
 from nnunet_ext.dataset_conversion import files, work
 from nnunet_ext.dataset_conversion.options import Options, Report
 from nnunet_ext.dataset_conversion.run import convert
 from nnunet_ext.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("toy")
 FAST = Options(check="full")
-
-
-@pytest.fixture(autouse=True)
-def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(dataset_conversion.CONVERTERS, "toy", "toy_converter:Toy")
-
-
-@pytest.fixture(autouse=True)
-def _without_verification(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnunet_ext.dataset_conversion.run.verify", lambda *_: None)
 
 
 def download(folder: Path) -> Path:
@@ -258,6 +248,7 @@ from nnunet_ext import dataset_conversion
 dataset_conversion.CONVERTERS["toy"] = "toy_converter:Toy"
 from nnunet_ext.dataset_conversion import files, run
 from nnunet_ext.dataset_conversion.options import Options
+
 real = files.write_compressed
 def slow(path, *args):
     if "p3a" in path.name:

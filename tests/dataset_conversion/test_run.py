@@ -12,18 +12,14 @@ import pytest
 import toy_converter
 from trees import volumes
 
-from nnunet_ext import cli, dataset_conversion
+from nnunet_ext import cli
 from nnunet_ext.dataset_conversion.options import Options
 from nnunet_ext.dataset_conversion.run import convert
 from nnunet_ext.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("toy")
+
 NAME = "Dataset077_Toy"
-
-
-@pytest.fixture(autouse=True)
-def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(dataset_conversion.CONVERTERS, "toy", "toy_converter:Toy")
-    monkeypatch.setattr("nnunet_ext.dataset_conversion.run.verify", lambda *_: None)
 
 
 @pytest.fixture

@@ -17,12 +17,13 @@ from nnunet_ext.architectures.blocks.point_grid import PointGrid
 from nnunet_ext.errors import UserError
 from nnunet_ext.inference import mesh, mesh_picture, mesh_sources
 from nnunet_ext.inference.mesh import Geometry, Surface, grid_of, polished, surface_of
-from nnunet_ext.inference.mesh_files import encoded, in_space, write_whole
+from nnunet_ext.inference.mesh_files import encoded, in_space
 from nnunet_ext.inference.mesh_images import geometry_of_properties, itk_affine, read_image, reoriented_geometry
 from nnunet_ext.inference.mesh_labels import Target, numbered
 from nnunet_ext.inference.mesh_picture import picture
 from nnunet_ext.inference.mesh_smoothing import smoothed
 from nnunet_ext.inference.mesh_sources import LabelMap, Probabilities, Source
+from nnunet_ext.whole_files import write_whole
 
 CUBE = Geometry((24, 24, 24), np.eye(4))
 
