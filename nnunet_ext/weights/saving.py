@@ -14,17 +14,20 @@ from nnunet_ext.errors import UserError
 
 
 def save_atomically(content: Mapping[str, Any], output: Path) -> None:
-    """Write beside `output` and rename.
+    """Write beside `output`, wait for the disk, and rename.
 
     Raises:
         UserError: it cannot be written; an earlier file is as it was.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}")
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         torch.save(dict(content), unfinished)
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(unfinished, output)
     except (OSError, RuntimeError) as error:  # torch says so when a disk is full
         raise UserError(f"cannot write {output}: {str(error).splitlines()[0]}") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        if unfinished.parent.is_dir():
+            unfinished.unlink(missing_ok=True)
