@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 try:
+    import golden_embedding
     import golden_kd
     import golden_metrics
     import golden_ossnet
@@ -22,6 +23,7 @@ try:
     import golden_tools as golden
 except ModuleNotFoundError:  # loaded by its path, outside of pytest
     sys.path.append(str(Path(__file__).parent))
+    import golden_embedding
     import golden_kd
     import golden_metrics
     import golden_ossnet
@@ -44,7 +46,7 @@ def run_fixture(method: str, spec: dict[str, Any], given: dict[str, np.ndarray])
     """Compute the outputs that a fixture names.
 
     Args:
-        method: the fixture's folder ("sshunet", "unetrpp", "selfreg", "ossnet").
+        method: the fixture's folder ("sshunet", "unetrpp", "selfreg", "ossnet", "alice").
         spec: the fixture's description: `kind`, `constructor`, `mode`, `state`, `inputs`, `outputs`.
         given: stored arrays that are inputs of the fixture, by name; they replace generated inputs of the same name.
 
@@ -64,6 +66,7 @@ def run_fixture(method: str, spec: dict[str, Any], given: dict[str, np.ndarray])
         ("selfreg", "unet"): lambda spec, inputs: _slices(spec, inputs, golden_slices.import_unet),
         **{("selfreg", kind): golden_kd.run for kind in ("kd_inter", "kd_intra", "kd_total", "kd_general")},
         **{("ossnet", kind): _ossnet for kind in golden_ossnet.RUNNERS},
+        **{("alice", kind): _embedding for kind in golden_embedding.RUNNERS},
     }
     runner = runners.get((method, spec["kind"]))
     if runner is None:
@@ -166,6 +169,11 @@ def _ossnet(spec: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tensor
 def _only_eval(spec: dict[str, Any]) -> None:
     if spec["mode"] != "eval":
         raise ValueError(f"fixtures of UNETR++ must be in eval mode (it has random dropout), got mode {spec['mode']!r}")
+
+
+def _embedding(spec: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    _only_eval(spec)
+    return golden_embedding.run(spec, reference_weights(spec), inputs)
 
 
 def _unetrpp_network(spec: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
