@@ -1,8 +1,9 @@
 """The grammar of names: what may follow a trainer's or a planner's base name, and in which order.
 
 Trainers: ``Base`` then, each after one underscore and in this order: one of each group of method options, a recipe,
-``KD``, ``AdamW``, ``NoMirroring``, ``Seed<n>``, ``<n>its`` (iterations an epoch), ``<n>epochs``; for example
-``SSHUNetTrainer_GSM_VFN_AdamW_250epochs``. Planners: ``Base[M|L|XL][_<Recipe>][_W<n>]``; for example
+``KD``, ``AdamW``, ``FineTune``, ``NoMirroring``, ``Seed<n>``, ``<n>its`` (iterations an epoch), ``<n>epochs``; for
+example ``SSHUNetTrainer_GSM_VFN_AdamW_250epochs``. ``FineTune`` stands after what sets the learning rate from scratch
+(recipe, ``AdamW``), because it takes a tenth of that. Planners: ``Base[M|L|XL][_<Recipe>][_W<n>]``; for example
 ``SSHUNetPlannerL_W16``. Numbers are positive, without leading zeros (``Seed0`` is allowed). Standard library only.
 """
 
@@ -67,7 +68,7 @@ class _Slot:
 
 def trainer_slots(entry: TrainerEntry) -> tuple[_Slot, ...]:
     """All places of a trainer's suffixes, in canonical order."""
-    fixed = (("AdamW",), ("NoMirroring",))
+    fixed = (("AdamW",), ("FineTune",), ("NoMirroring",))
     groups = [*entry.options, entry.recipes, ("KD",) if entry.kd else (), *fixed]
     slots = [_Slot(tuple(group)) for group in groups if group]
     return (*slots, _Slot(("Seed<n>",), zero=True), _Slot(("<n>its",)), _Slot(("<n>epochs",)))

@@ -139,6 +139,13 @@ TRAINERS: dict[str, TrainerEntry] = {
             summary="OSS-Net: occupancy networks, trained on points; memory hardly grows with the resolution",
         ),
         TrainerEntry(
+            "UNetTrainer",
+            "nnunet_ext.trainers.unet:UNetTrainer",
+            network=STOCK_NETWORK,
+            planner=STOCK_PLANNER,
+            summary="nnU-Net's own U-Nets and recipe with the suffixes of this package, for fine-tuning and controls",
+        ),
+        TrainerEntry(
             "KDUNetTrainer",
             "nnunet_ext.trainers.kd:KDUNetTrainer",
             network=STOCK_NETWORK,

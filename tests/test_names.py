@@ -28,14 +28,14 @@ def full_entry(own_registry: None) -> None:
 def all_combinations() -> list[tuple[str, ...]]:
     numbers = itertools.cycle(NUMBERS)
     slots: list[tuple[str, ...]] = [("", "A", "B"), ("", "V"), ("", "Published", "Short"), ("", "KD"), ("", "AdamW")]
-    slots += [("", "NoMirroring"), ("", "Seed0", "Seed12"), ("", "Nits"), ("", "Nepochs")]
+    slots += [("", "FineTune"), ("", "NoMirroring"), ("", "Seed0", "Seed12"), ("", "Nits"), ("", "Nepochs")]
     made = itertools.product(*slots)
     return [tuple(s.replace("N", next(numbers)) if s[1:] in ("its", "epochs") else s for s in c if s) for c in made]
 
 
 def test_every_valid_trainer_name_round_trips() -> None:
     combinations = all_combinations()
-    assert len(combinations) == 3 * 2 * 3 * 2 * 2 * 2 * 3 * 2 * 2
+    assert len(combinations) == 3 * 2 * 3 * 2 * 2 * 2 * 2 * 3 * 2 * 2
     for suffixes in combinations:
         name = "_".join(("FullTrainer", *suffixes))
         parsed = parse_trainer(name)
@@ -66,6 +66,8 @@ def test_any_other_order_is_refused_with_the_right_spelling() -> None:
         ("250Epochs_adamW", "Did you mean FullTrainer_AdamW_250epochs?"),
         ("007its", "Did you mean FullTrainer_7its?"),
         ("Seed01", "Did you mean FullTrainer_Seed1?"),
+        ("finetune_AdamW", "Did you mean FullTrainer_AdamW_FineTune?"),
+        ("FineTune_AdamW", "it is spelled FullTrainer_AdamW_FineTune."),
         ("NoMirrorin_A", "Did you mean FullTrainer_A_NoMirroring?"),
         ("0epochs", "has no suffix '0epochs'"),
         ("-1epochs", "has no suffix '-1epochs'"),

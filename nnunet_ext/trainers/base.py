@@ -17,13 +17,12 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ext import __version__
 from nnunet_ext.architectures.blocks.memory import BYTES_PER_UNIT, REFERENCE_BATCH_SIZE, training_inputs
 from nnunet_ext.cores import limit_torch_threads
 from nnunet_ext.registry import TRAINERS, TrainerEntry
-from nnunet_ext.trainers import checks, networks
+from nnunet_ext.trainers import checks, networks, pretrained_weights
 from nnunet_ext.trainers.checkpoints import write_atomically
 from nnunet_ext.trainers.graph import unused_parameters
 from nnunet_ext.trainers.guards import LossGuard, NonFiniteLossError, check_outputs, explain_non_finite
@@ -62,7 +61,7 @@ class BaseTrainer(nnUNetTrainer):
     hyperparameters: ClassVar[Mapping[str, Any]] = {}
     optimizer_name: ClassVar[str] = "sgd"
     schedule: ClassVar[str] = "poly"
-    warmup_iterations: ClassVar[int] = 0
+    warmup_iterations: int = 0
     mirroring: ClassVar[bool] = True
     seed: ClassVar[int | None] = None
     supports_deep_supervision: ClassVar[bool] = True
@@ -197,10 +196,7 @@ class BaseTrainer(nnUNetTrainer):
 
     def bare_network(self) -> nn.Module:
         """The network without the wrappers of DDP and torch.compile."""
-        network: Any = self.network
-        network = network.module if isinstance(network, DistributedDataParallel) else network
-        bare: nn.Module = getattr(network, "_orig_mod", network)
-        return bare
+        return pretrained_weights.bare(self.network)
 
     # --------------------------------------------------------------------------------------------- deep supervision
 
@@ -304,6 +300,7 @@ class BaseTrainer(nnUNetTrainer):
             limit_torch_threads()
         if self.seed is not None:
             self._seed_everything(self.seed)
+        pretrained_weights.watch()
         super().initialize()
         self._begin_epoch()
         self.loss = LossGuard(self.loss, self.check_first_batch, every_step=self.grad_scaler is None)

@@ -57,7 +57,7 @@ class SwinUNetTrainer(BaseTrainer):
     method = "Swin-Unet"
     supports_deep_supervision: ClassVar[bool] = False
     optimizer_name: ClassVar[str] = "adamw"
-    warmup_iterations: ClassVar[int] = WARMUP
+    warmup_iterations: int = WARMUP
     hyperparameters: ClassVar[Mapping[str, Any]] = {"initial_lr": LEARNING_RATE, "weight_decay": WEIGHT_DECAY}
     published: ClassVar[bool] = False
 

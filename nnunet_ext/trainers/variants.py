@@ -16,7 +16,9 @@ from nnunet_ext.names import UnknownNameError, parse_trainer
 from nnunet_ext.registry import load
 from nnunet_ext.trainers.options import variant_attributes
 
-KD = "KD"  # the suffix of self-regularisation: a mixin, not class attributes
+KD = "KD"
+MIXINS = {"FineTune": "nnunet_ext.trainers.fine_tuning:FineTuneMixin", KD: "nnunet_ext.trainers.kd:KDMixin"}
+"""Suffixes that are classes put before the trainer, in this order, instead of class attributes."""
 
 _variants: dict[tuple[type, tuple[str, ...]], type] = {}
 _lock = threading.RLock()
@@ -50,10 +52,8 @@ def trainer_class(name: str) -> type:
 def _derive(base: type, suffixes: tuple[str, ...]) -> type:
     """A subclass with the suffixes' class attributes, in the base class' module."""
     name = "_".join((base.__name__, *suffixes))
-    bases: tuple[type, ...] = (base,)
-    if KD in suffixes:
-        bases = (load("nnunet_ext.trainers.kd:KDMixin"), base)
-    attributes = variant_attributes(base, (suffix for suffix in suffixes if suffix != KD))
+    bases = (*(load(target) for suffix, target in MIXINS.items() if suffix in suffixes), base)
+    attributes = variant_attributes(base, (suffix for suffix in suffixes if suffix not in MIXINS))
     if {KD, "Published"} <= set(suffixes):
         attributes |= load("nnunet_ext.trainers.kd:PUBLISHED")
     documentation = f"``{base.__name__}`` with the suffixes {', '.join(suffixes)}."

@@ -177,7 +177,7 @@ def test_readme_explains_what_all_names_share() -> None:
     readme = (ROOT / "README.md").read_text()
     entry = registry.TrainerEntry("XTrainer", "x:X", network="X", planner="XPlanner")
     common = [choice for group in names.trainer_suffixes(entry) for choice in group.split("|")]
-    assert common == ["AdamW", "NoMirroring", "Seed<n>", "<n>its", "<n>epochs"]
+    assert common == ["AdamW", "FineTune", "NoMirroring", "Seed<n>", "<n>its", "<n>epochs"]
     missing = [suffix for suffix in (*common, "W<n>") if f"_{suffix}" not in readme]
     assert not missing
     for preset in {preset for planner in OWN[1].values() for preset in planner.presets}:

@@ -21,7 +21,7 @@ from nnunet_ext import lookup
 from nnunet_ext.names import UnknownNameError
 from nnunet_ext.registry import STOCK_PLANNER
 
-COMMON = ("AdamW", "NoMirroring", "Seed3", "2its", "1epochs")
+COMMON = ("AdamW", "FineTune", "NoMirroring", "Seed3", "2its", "1epochs")
 NAMES = [
     name
     for base, entry in TRAINERS.items()
