@@ -72,7 +72,7 @@ class Adapter(nn.Module):
         """From now on keep no activations inside of stages; they are computed again in the backward pass."""
         for stage in _stages(self.network):
             if not isinstance(stage.forward, partial):
-                stage.forward = partial(checkpoint, stage.forward, use_reentrant=False)  # type: ignore[method-assign]
+                stage.forward = partial(checkpoint, stage.forward, use_reentrant=False)
 
 
 def make_adapter(network: nn.Module, input_channels: int, patch_size: Sequence[int]) -> Adapter:
@@ -87,7 +87,7 @@ def make_adapter(network: nn.Module, input_channels: int, patch_size: Sequence[i
         UserError: the network's features are not known (``nnunet_ext.losses.points``), or its output is not an image.
     """
     if hasattr(network, "view_execution"):  # maps of one batch of views would be in the views' axes
-        network.view_execution = "sequential"
+        setattr(network, "view_execution", "sequential")  # noqa: B010  # not an attribute of every module
     try:
         points = points_of(network)
     except NotImplementedError as error:

@@ -9,6 +9,8 @@ from typing import Any, cast
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
+from nnunet_ext.pretraining.frames import Frame
+
 Box = tuple[tuple[int, int], ...]
 
 
@@ -24,6 +26,7 @@ class Case:
         sha256: of these files' bytes, in the same order; empty where the raw files are gone.
         shape: of the preprocessed image, voxels (the array's three axes).
         body: for each axis first voxel and the one after the last that may show the patient; centres are drawn in it.
+        frame: from voxels of the preprocessed image to LPS millimetres.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Case:
     sha256: tuple[str, ...]
     shape: tuple[int, ...]
     body: Box
+    frame: Frame
 
     def image(self) -> Any:
         """The preprocessed image (C, *shape), float32; only what is indexed is read from the disk."""

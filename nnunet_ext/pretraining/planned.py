@@ -49,7 +49,7 @@ def adapted_plans(
     if adapt is None:
         return copy
     # Its hook needs nothing of a trainer but this attribute (trainers/base.py); a real one would make result folders.
-    bare = trainer.__new__(trainer)
+    bare: Any = object.__new__(trainer)
     bare.dataset_json = dict(dataset_json)
     try:
         adapted: dict[str, Any] = bare.adapt_plans(copy, configuration)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from nnunet_ext.errors import UserError
 from nnunet_ext.plan import require_folder
 from nnunet_ext.pretraining.cases import Case, Pool, body_box
+from nnunet_ext.pretraining.frames import Frame
 from nnunet_ext.pretraining.raw_images import RawCase, checksum, dataset_cases, folder_cases, read_json
 from nnunet_ext.whole_files import write_whole
 
@@ -215,6 +217,7 @@ def _case(job: _Job, entry: Mapping[str, Any]) -> Case:
         tuple(entry["sha256"]),
         tuple(entry["shape"]),
         tuple((int(low), int(high)) for low, high in entry["body"]),
+        Frame(tuple(entry["shape"]), np.asarray(entry["matrix"])),
     )
 
 
@@ -249,6 +252,9 @@ def _attempt(job: _Job) -> dict[str, Any] | str:
             "sha256": [checksum(path) for path in job.raw.files if path.exists()],
             "shape": [int(edge) for edge in image.shape[1:]],
             "body": body_box(image),
+            "matrix": Frame.from_properties(
+                loaded[3], image.shape[1:], job.plans["transpose_backward"]
+            ).matrix.tolist(),
         }
     except MemoryError:
         return "not enough memory for it: use fewer processes (-np)"

@@ -79,8 +79,11 @@ def checksum(path: Path) -> str:
         UserError: it cannot be read.
     """
     try:
+        digest = hashlib.sha256()
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+        return digest.hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
