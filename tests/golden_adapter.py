@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 try:
+    import golden_alice_modules
     import golden_embedding
     import golden_kd
     import golden_metrics
@@ -23,6 +24,7 @@ try:
     import golden_tools as golden
 except ModuleNotFoundError:  # loaded by its path, outside of pytest
     sys.path.append(str(Path(__file__).parent))
+    import golden_alice_modules
     import golden_embedding
     import golden_kd
     import golden_metrics
@@ -67,6 +69,7 @@ def run_fixture(method: str, spec: dict[str, Any], given: dict[str, np.ndarray])
         **{("selfreg", kind): golden_kd.run for kind in ("kd_inter", "kd_intra", "kd_total", "kd_general")},
         **{("ossnet", kind): _ossnet for kind in golden_ossnet.RUNNERS},
         **{("alice", kind): _embedding for kind in golden_embedding.RUNNERS},
+        **{("alice", kind): _alice_modules for kind in golden_alice_modules.RUNNERS},
     }
     runner = runners.get((method, spec["kind"]))
     if runner is None:
@@ -169,6 +172,10 @@ def _ossnet(spec: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tensor
 def _only_eval(spec: dict[str, Any]) -> None:
     if spec["mode"] != "eval":
         raise ValueError(f"fixtures of UNETR++ must be in eval mode (it has random dropout), got mode {spec['mode']!r}")
+
+
+def _alice_modules(spec: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return golden_alice_modules.run(spec, reference_weights(spec), inputs)
 
 
 def _embedding(spec: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
