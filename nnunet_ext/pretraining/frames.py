@@ -62,7 +62,7 @@ class Frame:
         return cls._checked(shape, image_matrix(properties) @ in_image @ in_crop)
 
     @classmethod
-    def regular(cls, shape: Sequence[int], spacing: Sequence[float], lower: Sequence[float]) -> Frame:
+    def regular(cls, shape: Sequence[int], spacing: Sequence[float], lower: npt.ArrayLike) -> Frame:
         """A grid along the patient's axes in SimpleITK's array order (z, y, x).
 
         Args:
