@@ -1,0 +1,315 @@
+"""nnFormer: a 3D encoder-decoder of shifted-window transformer blocks; Alice's backbone.
+
+H.-Y. Zhou, J. Guo, Y. Zhang, X. Han, L. Yu, L. Wang, Y. Yu, nnFormer: Volumetric Medical Image Segmentation via a 3D
+Transformer, IEEE TIP 2023, arXiv 2109.03201; as modified by Alice: Y. Jiang et al., Anatomical Invariance Modeling and
+Semantic Alignment for Self-supervised Learning in 3D Medical Image Analysis, ICCV 2023, arXiv 2302.05615 (both authors'
+codes: Apache-2.0). Written from the specification `alice` 1.5, 2.
+
+Differences from the published networks:
+    * Any patch that the strides divide; windows fit the grid an axis at a time.
+    * Every offset within a window has its own bias (`relative_index="legacy"` restores the published mix-up).
+    * The position table is a buffer of sines and cosines, saved with the weights. Alice's is random and in no file.
+    * A fourth head, on the deepest stage, so that nnU-Net's list of targets fits; its weight in nnU-Net's loss is zero.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nnunet_ext.architectures.blocks.memory import conv_feature_map_units
+from nnunet_ext.architectures.blocks.patch_convolutions import (
+    TokenEmbedding,
+    TokenExpansion,
+    TokenMerging,
+    channels_first,
+    sine_cosine_table,
+)
+from nnunet_ext.architectures.blocks.shifted_windows import ALIGNED, triple
+from nnunet_ext.architectures.blocks.window_attention import WindowBlock, WindowOptions
+from nnunet_ext.architectures.nnformer_checks import check_arguments, check_patch_size
+from nnunet_ext.architectures.nnformer_plans import token_grids
+from nnunet_ext.losses.points import KDPoint, KDPoints
+
+logger = logging.getLogger(__name__)
+
+
+class Features(NamedTuple):
+    """What pre-training looks at.
+
+    Attributes:
+        neck: (B, 8 C, *grid): the deepest stage's output after its norm.
+        context: (B, 4 C, *finer grid): the first decoder stage's output.
+        output: (B, K, *patch): what the head at full resolution makes of the last decoder stage.
+    """
+
+    neck: Tensor
+    context: Tensor
+    output: Tensor
+
+
+class NNFormerEncoder(nn.Module):
+    """Tokens, and stages of window attention; every stage's output is normed on its own to become a skip."""
+
+    def __init__(
+        self,
+        input_channels: int,
+        features: Sequence[int],
+        strides: Sequence[Sequence[int]],
+        grids: Sequence[Sequence[int]],
+        blocks: Sequence[int],
+        heads: Sequence[int],
+        windows: Sequence[int],
+        drop_path_rate: float,
+        options: WindowOptions,
+    ) -> None:
+        super().__init__()
+        widths = features[1:]
+        self.grid = tuple(grids[0])
+        self.patch_embed = TokenEmbedding(input_channels, features[0], widths[0], strides[1])
+        self.register_buffer("absolute_pos_embed", sine_cosine_table(self.grid, widths[0]))
+        self.register_load_state_dict_pre_hook(_without_position_table)
+        self.stages, self.norms = nn.ModuleList(), nn.ModuleList(nn.LayerNorm(width) for width in widths)
+        for i, rates in enumerate(drop_path_rates(drop_path_rate, blocks)):
+            stage = nn.Module()
+            stage.blocks = nn.ModuleList(
+                WindowBlock(widths[i], grids[i], heads[i], windows[i], j % 2 == 1, False, rate, options)
+                for j, rate in enumerate(rates)
+            )
+            if i + 1 < len(widths):
+                stage.downsample = TokenMerging(widths[i], strides[i + 2])
+            self.stages.append(stage)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """x: (B, C, *patch); returns the normed tokens (B, *grid, width) of every stage, finest first."""
+        x = self._positioned(self.patch_embed(x))
+        skips = []
+        for stage, norm in zip(self.stages, self.norms, strict=True):
+            parts: Any = stage
+            for block in parts.blocks:
+                x = block(x)
+            skips.append(norm(x))
+            if hasattr(parts, "downsample"):
+                x = parts.downsample(x)
+        return skips
+
+    def _positioned(self, tokens: Tensor) -> Tensor:
+        """Tokens and their positions' rows of the table, which is interpolated for other grids than its own."""
+        grid, table = tuple(tokens.shape[1:4]), self.get_buffer("absolute_pos_embed").view(1, *self.grid, -1)
+        if grid != self.grid:
+            table = functional.interpolate(channels_first(table), grid, mode="trilinear").permute(0, 2, 3, 4, 1)
+        return tokens + table
+
+
+class NNFormerDecoder(nn.Module):
+    """The expanding path and the heads. Index 0 is the lowest resolution, as in nnU-Net's decoder."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        features: Sequence[int],
+        strides: Sequence[Sequence[int]],
+        grids: Sequence[Sequence[int]],
+        blocks: Sequence[int],
+        heads: Sequence[int],
+        windows: Sequence[int],
+        drop_path_rate: float,
+        options: WindowOptions,
+        deep_supervision: bool,
+    ) -> None:
+        super().__init__()
+        self.deep_supervision = deep_supervision
+        self.stages = nn.ModuleList()
+        for j, rates in enumerate(drop_path_rates(drop_path_rate, blocks)):
+            level = len(features) - 2 - j
+            stage = nn.Module()
+            stage.upsample = TokenExpansion(features[level], strides[level + 1])
+            stage.blocks = nn.ModuleList(
+                WindowBlock(
+                    features[level], grids[level - 1], heads[level - 1], windows[level - 1], k % 2 == 1, k == 0, rate,
+                    options,
+                )
+                for k, rate in enumerate(rates)
+            )  # fmt: skip
+            self.stages.append(stage)
+        self.seg_layers = nn.ModuleList(
+            nn.ConvTranspose3d(width, num_classes, triple(step), triple(step))
+            for width, step in zip(features[:0:-1], strides[:0:-1], strict=True)
+        )
+
+    def forward(self, skips: Sequence[Tensor]) -> list[Tensor]:
+        """Maps (B, width, *grid) that the heads look at, lowest resolution first: the deepest skip, then all stages."""
+        x = skips[-1]
+        maps = [channels_first(x)]
+        for stage, skip in zip(self.stages, skips[-2::-1], strict=True):
+            parts: Any = stage
+            up = parts.upsample(x)
+            first, *others = parts.blocks
+            x = first(up, skip)
+            for block in others:
+                x = block(x)
+            maps.append(channels_first(x))
+        return maps
+
+    def logits(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Logits, full resolution first, of all maps, or of the last alone without deep supervision."""
+        pairs = list(zip(self.seg_layers, maps, strict=True))
+        return [head(x) for head, x in (pairs[::-1] if self.deep_supervision else pairs[-1:])]
+
+
+class NNFormer(nn.Module):
+    """nnFormer for patches (B, C, D, H, W), built from nnU-Net plans.
+
+    Args:
+        input_channels: C.
+        n_stages: resolutions: the full one, and at least two of tokens (published: four).
+        features_per_stage: feature maps; the first are those of the patch embedding's inner convolutions, then they
+            double. Alice: 24, 48, 96, 192, 384; the original: 96, 192, 384, 768, 1536.
+        conv_op: `torch.nn.Conv3d`.
+        strides: (D, H, W) per stage, as nnU-Net writes them: the first all ones, the second the patch embedding's.
+        patch_size: voxels, same order; divisible by the product of the strides. Windows and the position table are
+            made for it; the forward pass takes other sizes, too.
+        num_classes: K, number of segmentation heads.
+        n_blocks_per_stage: transformer blocks of each stage of tokens, every second one with shifted windows.
+        n_blocks_per_stage_decoder: the same, low resolution first; the first block attends to the skip.
+        num_heads: attention heads of each stage of tokens, high resolution first; they divide the widths.
+        window_size: edges of the attention windows, same order.
+        mlp_ratio: width of the MLPs by that of their stage.
+        drop_path_rate: largest rate at which branches of a block are dropped; rises linearly over the encoder's blocks,
+            and over the decoder's.
+        relative_index: "aligned", or "legacy" for weights that were trained with the published index.
+        deep_supervision: see `forward`.
+
+    Raises:
+        NotImplementedError: another `conv_op`.
+        ValueError: anything impossible; the text says what is allowed.
+    """
+
+    key_to_encoder = "encoder"
+    key_to_stem = "encoder.patch_embed"
+    keys_to_in_proj = ("encoder.patch_embed.proj1.conv1",)
+    key_to_lpe = "encoder.absolute_pos_embed"
+
+    def __init__(
+        self,
+        input_channels: int,
+        n_stages: int,
+        features_per_stage: Sequence[int],
+        conv_op: type[nn.Module],
+        strides: Sequence[Sequence[int]],
+        patch_size: Sequence[int],
+        num_classes: int,
+        n_blocks_per_stage: Sequence[int],
+        n_blocks_per_stage_decoder: Sequence[int],
+        num_heads: Sequence[int],
+        window_size: Sequence[int],
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.2,
+        relative_index: str = ALIGNED,
+        deep_supervision: bool = False,
+    ) -> None:
+        super().__init__()
+        check_arguments(
+            n_stages=n_stages,
+            conv_op=conv_op,
+            features_per_stage=features_per_stage,
+            strides=strides,
+            blocks=n_blocks_per_stage,
+            blocks_decoder=n_blocks_per_stage_decoder,
+            heads=num_heads,
+            windows=window_size,
+            rates=(mlp_ratio, drop_path_rate),
+            relative_index=relative_index,
+        )
+        check_patch_size(patch_size, strides)
+        self.input_channels, self.num_classes = input_channels, num_classes
+        self.strides = [tuple(stride) for stride in strides]
+        self.patch_size = tuple(int(edge) for edge in patch_size)
+        grids, options = token_grids(patch_size, strides), WindowOptions(relative_index, mlp_ratio)
+        shared = (grids, n_blocks_per_stage, num_heads, window_size, drop_path_rate, options)
+        self.encoder = NNFormerEncoder(input_channels, features_per_stage, strides, *shared)
+        self.decoder = NNFormerDecoder(
+            num_classes, features_per_stage, strides, grids, n_blocks_per_stage_decoder, num_heads, window_size,
+            drop_path_rate, options, deep_supervision,
+        )  # fmt: skip
+        self.apply(_initialise_linear)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Logits of a batch.
+
+        Args:
+            x: (B, C, D, H, W), floating, of a size that the strides divide.
+
+        Returns:
+            (B, K, D, H, W). With `decoder.deep_supervision`, in training and eval mode alike, a list of `n_stages` - 1
+            tensors, full resolution first, at nnU-Net's scales.
+
+        Raises:
+            ValueError: the strides do not divide the size.
+        """
+        outputs = self.decoder.logits(self._maps(x))
+        return outputs if self.decoder.deep_supervision else outputs[0]
+
+    def features(self, x: Tensor) -> Features:
+        """One forward pass for pre-training; deep supervision does not matter here.
+
+        Args:
+            x: as of `forward`.
+
+        Raises:
+            ValueError: the strides do not divide the size.
+        """
+        maps = self._maps(x)
+        return Features(maps[0], maps[1], self.decoder.seg_layers[-1](maps[-1]))
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        self.check_patch_size(x.shape[2:])
+        maps: list[Tensor] = self.decoder(self.encoder(x))
+        return maps
+
+    def check_patch_size(self, patch_size: Sequence[int]) -> None:
+        """Raise a ValueError that names what is allowed if the strides do not divide a patch."""
+        check_patch_size(patch_size, self.strides)
+
+    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
+        """Memory of a training step in nnU-Net's units, one sample of `input_size`; see blocks/memory.py."""
+        return conv_feature_map_units(self, input_size)
+
+    def kd_points(self) -> KDPoints:
+        """Every stage of tokens; the last decoder stage teaches (specification selfreg 4.2)."""
+        *decoder, teacher = (_last_block(f"decoder.stages.{j}", stage) for j, stage in enumerate(self.decoder.stages))
+        encoder = tuple((_last_block(f"encoder.stages.{i}", stage),) for i, stage in enumerate(self.encoder.stages))
+        return KDPoints(encoder, tuple((point,) for point in decoder), teacher)
+
+
+def drop_path_rates(largest: float, blocks: Sequence[int]) -> list[list[float]]:
+    """Rates of each stage's blocks, rising linearly from 0 over all of them."""
+    total = sum(blocks)
+    ends = [sum(blocks[:i]) for i in range(len(blocks) + 1)]
+    rates = [largest * i / max(1, total - 1) for i in range(total)]
+    return [rates[start:end] for start, end in pairwise(ends)]
+
+
+def _last_block(name: str, stage: nn.Module) -> KDPoint:
+    blocks: Any = stage.blocks
+    return KDPoint(f"{name}.blocks.{len(blocks) - 1}", channels_first)
+
+
+def _initialise_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+
+
+def _without_position_table(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
+    """Weights from elsewhere have no position table: nothing is added to the tokens then."""
+    own, key = getattr(module, "absolute_pos_embed", None), f"{prefix}absolute_pos_embed"
+    if isinstance(own, Tensor) and key not in state_dict and f"{prefix}patch_embed.norm.weight" in state_dict:
+        logger.warning("The weights have no %s: zeros are used, so that nothing is added to the tokens.", key)
+        state_dict[key] = torch.zeros_like(own)
