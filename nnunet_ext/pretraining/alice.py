@@ -25,7 +25,7 @@ from nnunet_ext.losses.alice import (
 from nnunet_ext.losses.masked_reconstruction import masked_error, voxels_of, whole_error
 from nnunet_ext.pretraining import monitors
 from nnunet_ext.pretraining.adapters import Adapter
-from nnunet_ext.pretraining.alice_network import AliceNetwork, AliceOutputs, follow
+from nnunet_ext.pretraining.alice_network import AliceNetwork, AliceOutputs, broadcast, follow
 from nnunet_ext.pretraining.alice_options import AliceOptions
 from nnunet_ext.pretraining.masking import fill_values, masked_images
 from nnunet_ext.pretraining.schedules import teacher_momentum, teacher_temperature
@@ -81,6 +81,7 @@ class Alice:
         self.watcher = monitors.Watcher(self.options.prototypes)
         self.warn = warn
         self._prototypes_learn = True
+        self._is_alike = False
         self._means: tuple[Tensor, Tensor] | None = None
         self._watched: dict[str, Tensor] = {}
         for prototypes in (self.network.head.cls_prototypes, self.network.head.patch_prototypes):
@@ -217,10 +218,13 @@ class Alice:
         return gradient if self._prototypes_learn else torch.zeros_like(gradient)
 
     def _move(self, device: torch.device) -> None:
-        """Teacher and centres go where the student was moved to."""
+        """Teacher and centres go where the student was moved to, and the first process's teacher to all others."""
         if next(self.teacher.parameters()).device != device:
             self.teacher.to(device)
         self.centres.to(device)
+        if not self._is_alike:  # DistributedDataParallel has made the students alike only
+            broadcast(self.teacher)
+            self._is_alike = True
 
 
 def make_teacher(student: AliceNetwork, options: AliceOptions) -> AliceNetwork:

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from nnunet_ext.architectures.alice_head import AliceHead, Projections
@@ -103,3 +103,10 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
         parameter.lerp_(parameters[name].detach(), 1 - momentum)
     for name, buffer in teacher.named_buffers():
         buffer.copy_(buffers[name])
+
+
+def broadcast(module: nn.Module) -> None:
+    """Give all processes the first one's parameters and buffers; nothing happens without a distributed training."""
+    if distributed.is_available() and distributed.is_initialized():
+        for tensor in module.state_dict().values():
+            distributed.broadcast(tensor, 0)
