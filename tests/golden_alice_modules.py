@@ -10,17 +10,25 @@ import torch
 from torch import Tensor
 
 from nnunet_ext.architectures.alice_head import AliceHead
+from nnunet_ext.architectures.blocks.patch_convolutions import channels_first
 from nnunet_ext.architectures.casa import CASA
 from nnunet_ext.losses import alice as losses
 from nnunet_ext.losses.masked_reconstruction import whole_error
+from nnunet_ext.losses.points import KDPoint
+from nnunet_ext.pretraining.adapters import Adapter
+from nnunet_ext.pretraining.alice import Alice, make_teacher
+from nnunet_ext.pretraining.alice_network import AliceNetwork
+from nnunet_ext.pretraining.alice_options import alice_options
 from nnunet_ext.pretraining.crops import cut
 from nnunet_ext.pretraining.masks import published_hidden
 from nnunet_ext.pretraining.schedules import cosine, teacher_temperature
+from nnunet_ext.pretraining.views import Views
 from nnunet_ext.weights import alice as weights_of
-from nnunet_ext.weights import transfer
+from nnunet_ext.weights import nnformer, transfer
 
 Spec = dict[str, Any]
 Tensors = dict[str, Tensor]
+PARTS = ("cls", "patch", "reconstruction")
 
 
 def run(spec: Spec, weights: Tensors, inputs: Tensors) -> Tensors:
@@ -116,6 +124,75 @@ def _sampling(spec: Spec, _: Tensors, inputs: Tensors) -> Tensors:
     return {name: torch.from_numpy(np.asarray(v, np.float32)) for name, v in (masks | crops | curves).items()}
 
 
+def _pretrain_step(spec: Spec, weights: Tensors, inputs: Tensors) -> Tensors:
+    given = spec["constructor"]
+    alice = _alice(spec, weights, inputs["absolute_pos_embed"])
+    casa_outputs, cls_outputs = [], []
+    alice.network.casa.register_forward_hook(lambda _, __, output: casa_outputs.append(output))
+    for network in (alice.network, alice.teacher):
+        network.head.register_forward_hook(lambda _, __, output: cls_outputs.append(output.cls))
+    clean = torch.cat([inputs["view0"], inputs["view1"]])
+    hidden = (inputs["mask_scores"] < 0.75).expand(2, 1, 2, 2, 2)
+    views = Views(torch.full_like(clean, torch.nan), clean, hidden, torch.full((1, 3), torch.nan))
+    values = alice.losses(alice.student, views, given["epoch"])
+    values["loss"].backward()
+    alice.after_step(given["epoch"])
+    named = dict(alice.network.named_parameters())
+    names = _names(alice.network)
+    gradients = {key: named[name].grad for key, name in names.items() if name in named}
+    norms = [torch.zeros(()) if (g := gradients.get(key)) is None else g.norm() for key in given["grad_norm_names"]]
+    wanted = {
+        "grad_patch_embed": "backbone.model_down.patch_embed.proj1.conv1.weight",
+        "grad_bias_table": "backbone.model_down.layers.0.blocks.1.attn.relative_position_bias_table",
+        "grad_casa_wq": "casa.Cross_Att.MH_attn.w_qs.weight",
+    }
+    weighted = [w * values[name] for w, name in zip(alice.options.weights, PARTS, strict=True)]
+    return {
+        "losses": torch.stack([*weighted, values["loss"]]),
+        **dict(zip(("student_cls", "teacher_cls"), cls_outputs, strict=True)),
+        **dict(zip(("student_aligned", "teacher_aligned"), casa_outputs, strict=True)),
+        "grad_norms": torch.stack(norms),
+        **{name: gradients[key] for name, key in wanted.items()},
+        "center_after": alice.centres.cls,
+        "center2_after": alice.centres.patch,
+    }
+
+
+def _alice(spec: Spec, weights: Tensors, positions: Tensor) -> Alice:
+    """The method as published, with the fixture's weights; in eval mode, and one step an epoch."""
+    given = spec["constructor"]
+    fixed = {key: torch.ones_like(v) if key.endswith("weight_g") else v for key, v in weights.items()}
+    backbone, head, casa = (_part(fixed, part) for part in ("backbone", "head", "casa"))
+    architecture = nnformer.infer_configuration(backbone).architecture(tuple(given["img_size"]))
+    network: Any = transfer.build_network(architecture, 1, 1)
+    nnformer.load_weights(network, backbone)
+    network.encoder.absolute_pos_embed.copy_(0.02 * positions.view_as(network.encoder.absolute_pos_embed))
+    neck = KDPoint(f"encoder.norms.{len(network.encoder.norms) - 1}", channels_first)
+    context = KDPoint("decoder.stages.0.blocks.1", channels_first)
+    adapter = Adapter(network, neck, context, (head["mlp3.weight"].shape[1], head["mlp4.weight"].shape[1]))
+    alice = Alice(adapter, given["epochs"], alice_options("original"))
+    alice.network.head = import_head(head)
+    alice.network.casa = import_casa(casa)
+    alice.teacher = make_teacher(alice.network.eval(), alice.options)
+    return alice
+
+
+def _part(weights: Tensors, part: str) -> Tensors:
+    return {key.removeprefix(f"{part}."): value for key, value in weights.items() if key.startswith(f"{part}.")}
+
+
+def _names(network: AliceNetwork) -> dict[str, str]:
+    """Published name with its part -> our name in the trained module."""
+    parts = {
+        ("backbone", "adapter.network"): nnformer.key_map(network.adapter.network),
+        ("head", "head"): weights_of.head_key_map(),
+        ("casa", "casa"): weights_of.casa_key_map(),
+    }
+    return {
+        f"{theirs}.{key}": f"{ours}.{name}" for (theirs, ours), names in parts.items() for key, name in names.items()
+    }
+
+
 def _curve(given: dict[str, Any]) -> list[float]:
     each = given["iterations_per_epoch"]
     total, warm_up = given["epochs"] * each, given.get("warmup_epochs", 0) * each
@@ -127,5 +204,6 @@ RUNNERS: dict[str, Callable[[Spec, Tensors, Tensors], Tensors]] = {
     "head": _head,
     "loss": _loss,
     "sampling": _sampling,
+    "pretrain_step": _pretrain_step,
 }
 """Kind of fixture -> what computes it."""

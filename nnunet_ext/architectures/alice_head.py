@@ -43,7 +43,7 @@ class Prototypes(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (..., K) of x (..., features)."""
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
             weight = self.weight.float()
             return functional.linear(x.float(), weight * (self.scale / weight.norm(dim=1, keepdim=True)))
 
