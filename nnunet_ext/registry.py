@@ -130,6 +130,15 @@ TRAINERS: dict[str, TrainerEntry] = {
             summary="Swin-Unet: a U-Net of shifted-window transformer blocks, for images",
         ),
         TrainerEntry(
+            "NNFormerTrainer",
+            "nnunet_ext.trainers.nnformer:NNFormerTrainer",
+            network="NNFormer",
+            planner="NNFormerPlanner",
+            dimensions=(3,),
+            kd=True,
+            summary="nnFormer: shifted-window transformer in 3D, the network of Alice's pre-training",
+        ),
+        TrainerEntry(
             "OSSNetTrainer",
             "nnunet_ext.trainers.ossnet:OSSNetTrainer",
             network="OSSNetLocal",
@@ -179,6 +188,12 @@ PLANNERS: dict[str, PlannerEntry] = {
             summary="Swin-Unet in 2d with its own measured memory; 3d stays on nnU-Net's network",
         ),
         PlannerEntry(
+            "NNFormerPlanner",
+            "nnunet_ext.planners.nnformer:NNFormerPlanner",
+            network="NNFormer",
+            summary="nnFormer in 3d with its own measured memory; 2d stays on nnU-Net's network",
+        ),
+        PlannerEntry(
             "OSSNetPlanner",
             "nnunet_ext.planners.ossnet:OSSNetPlanner",
             network="OSSNetLocal",
@@ -206,6 +221,12 @@ NETWORKS: dict[str, NetworkEntry] = {
             "nnunet_ext.architectures.swinunet:SwinUNet",
             dimensions=(2,),
             summary="Swin-Unet for patches of any size, 2D (Cao et al. 2022), with timm's Swin blocks",
+        ),
+        NetworkEntry(
+            "NNFormer",
+            "nnunet_ext.architectures.nnformer:NNFormer",
+            dimensions=(3,),
+            summary="nnFormer for patches of any size, 3D (Zhou et al. 2023), the network of Alice (Jiang et al. 2023)",
         ),
         NetworkEntry(
             "OSSNetLocal",

@@ -14,30 +14,19 @@ Differences from the published networks:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from nnunet_ext.architectures.blocks.memory import conv_feature_map_units
-from nnunet_ext.architectures.blocks.patch_convolutions import (
-    TokenEmbedding,
-    TokenExpansion,
-    TokenMerging,
-    channels_first,
-    sine_cosine_table,
-)
-from nnunet_ext.architectures.blocks.shifted_windows import ALIGNED, triple
+from nnunet_ext.architectures.blocks.patch_convolutions import channels_first
+from nnunet_ext.architectures.blocks.shifted_windows import ALIGNED
 from nnunet_ext.architectures.blocks.window_attention import WindowBlock, WindowOptions
 from nnunet_ext.architectures.nnformer_checks import check_arguments, check_patch_size
+from nnunet_ext.architectures.nnformer_parts import NNFormerDecoder, NNFormerEncoder
 from nnunet_ext.architectures.nnformer_plans import token_grids
 from nnunet_ext.losses.points import KDPoint, KDPoints
-
-logger = logging.getLogger(__name__)
 
 
 class Features(NamedTuple):
@@ -52,115 +41,6 @@ class Features(NamedTuple):
     neck: Tensor
     context: Tensor
     output: Tensor
-
-
-class NNFormerEncoder(nn.Module):
-    """Tokens, and stages of window attention; every stage's output is normed on its own to become a skip."""
-
-    def __init__(
-        self,
-        input_channels: int,
-        features: Sequence[int],
-        strides: Sequence[Sequence[int]],
-        grids: Sequence[Sequence[int]],
-        blocks: Sequence[int],
-        heads: Sequence[int],
-        windows: Sequence[int],
-        drop_path_rate: float,
-        options: WindowOptions,
-    ) -> None:
-        super().__init__()
-        widths = features[1:]
-        self.grid = tuple(grids[0])
-        self.patch_embed = TokenEmbedding(input_channels, features[0], widths[0], strides[1])
-        self.register_buffer("absolute_pos_embed", sine_cosine_table(self.grid, widths[0]))
-        self.register_load_state_dict_pre_hook(_without_position_table)
-        self.stages, self.norms = nn.ModuleList(), nn.ModuleList(nn.LayerNorm(width) for width in widths)
-        for i, rates in enumerate(drop_path_rates(drop_path_rate, blocks)):
-            stage = nn.Module()
-            stage.blocks = nn.ModuleList(
-                WindowBlock(widths[i], grids[i], heads[i], windows[i], j % 2 == 1, False, rate, options)
-                for j, rate in enumerate(rates)
-            )
-            if i + 1 < len(widths):
-                stage.downsample = TokenMerging(widths[i], strides[i + 2])
-            self.stages.append(stage)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """x: (B, C, *patch); returns the normed tokens (B, *grid, width) of every stage, finest first."""
-        x = self._positioned(self.patch_embed(x))
-        skips = []
-        for stage, norm in zip(self.stages, self.norms, strict=True):
-            parts: Any = stage
-            for block in parts.blocks:
-                x = block(x)
-            skips.append(norm(x))
-            if hasattr(parts, "downsample"):
-                x = parts.downsample(x)
-        return skips
-
-    def _positioned(self, tokens: Tensor) -> Tensor:
-        """Tokens and their positions' rows of the table, which is interpolated for other grids than its own."""
-        grid, table = tuple(tokens.shape[1:4]), self.get_buffer("absolute_pos_embed").view(1, *self.grid, -1)
-        if grid != self.grid:
-            table = functional.interpolate(channels_first(table), grid, mode="trilinear").permute(0, 2, 3, 4, 1)
-        return tokens + table
-
-
-class NNFormerDecoder(nn.Module):
-    """The expanding path and the heads. Index 0 is the lowest resolution, as in nnU-Net's decoder."""
-
-    def __init__(
-        self,
-        num_classes: int,
-        features: Sequence[int],
-        strides: Sequence[Sequence[int]],
-        grids: Sequence[Sequence[int]],
-        blocks: Sequence[int],
-        heads: Sequence[int],
-        windows: Sequence[int],
-        drop_path_rate: float,
-        options: WindowOptions,
-        deep_supervision: bool,
-    ) -> None:
-        super().__init__()
-        self.deep_supervision = deep_supervision
-        self.stages = nn.ModuleList()
-        for j, rates in enumerate(drop_path_rates(drop_path_rate, blocks)):
-            level = len(features) - 2 - j
-            stage = nn.Module()
-            stage.upsample = TokenExpansion(features[level], strides[level + 1])
-            stage.blocks = nn.ModuleList(
-                WindowBlock(
-                    features[level], grids[level - 1], heads[level - 1], windows[level - 1], k % 2 == 1, k == 0, rate,
-                    options,
-                )
-                for k, rate in enumerate(rates)
-            )  # fmt: skip
-            self.stages.append(stage)
-        self.seg_layers = nn.ModuleList(
-            nn.ConvTranspose3d(width, num_classes, triple(step), triple(step))
-            for width, step in zip(features[:0:-1], strides[:0:-1], strict=True)
-        )
-
-    def forward(self, skips: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (B, width, *grid) that the heads look at, lowest resolution first: the deepest skip, then all stages."""
-        x = skips[-1]
-        maps = [channels_first(x)]
-        for stage, skip in zip(self.stages, skips[-2::-1], strict=True):
-            parts: Any = stage
-            up = parts.upsample(x)
-            first, *others = parts.blocks
-            x = first(up, skip)
-            for block in others:
-                x = block(x)
-            maps.append(channels_first(x))
-        return maps
-
-    def logits(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Logits, full resolution first, of all maps, or of the last alone without deep supervision."""
-        pairs = list(zip(self.seg_layers, maps, strict=True))
-        return [head(x) for head, x in (pairs[::-1] if self.deep_supervision else pairs[-1:])]
 
 
 class NNFormer(nn.Module):
@@ -232,13 +112,13 @@ class NNFormer(nn.Module):
         self.strides = [tuple(stride) for stride in strides]
         self.patch_size = tuple(int(edge) for edge in patch_size)
         grids, options = token_grids(patch_size, strides), WindowOptions(relative_index, mlp_ratio)
-        shared = (grids, n_blocks_per_stage, num_heads, window_size, drop_path_rate, options)
-        self.encoder = NNFormerEncoder(input_channels, features_per_stage, strides, *shared)
+        stages = (grids, num_heads, window_size, drop_path_rate, options)
+        self.encoder = NNFormerEncoder(input_channels, features_per_stage, strides, n_blocks_per_stage, *stages)
         self.decoder = NNFormerDecoder(
-            num_classes, features_per_stage, strides, grids, n_blocks_per_stage_decoder, num_heads, window_size,
-            drop_path_rate, options, deep_supervision,
-        )  # fmt: skip
+            num_classes, features_per_stage, strides, n_blocks_per_stage_decoder, *stages, deep_supervision
+        )
         self.apply(_initialise_linear)
+        _share_position_indices(self)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Logits of a batch.
@@ -282,23 +162,10 @@ class NNFormer(nn.Module):
         return conv_feature_map_units(self, input_size)
 
     def kd_points(self) -> KDPoints:
-        """Every stage of tokens; the last decoder stage teaches (specification selfreg 4.2)."""
-        *decoder, teacher = (_last_block(f"decoder.stages.{j}", stage) for j, stage in enumerate(self.decoder.stages))
-        encoder = tuple((_last_block(f"encoder.stages.{i}", stage),) for i, stage in enumerate(self.encoder.stages))
+        """Every stage's normed tokens, every decoder stage; the last of them teaches (specification selfreg 4.2)."""
+        encoder = tuple((KDPoint(f"encoder.norms.{i}", channels_first),) for i in range(len(self.encoder.norms)))
+        *decoder, teacher = (KDPoint(f"decoder.stages.{j}", channels_first) for j in range(len(self.decoder.stages)))
         return KDPoints(encoder, tuple((point,) for point in decoder), teacher)
-
-
-def drop_path_rates(largest: float, blocks: Sequence[int]) -> list[list[float]]:
-    """Rates of each stage's blocks, rising linearly from 0 over all of them."""
-    total = sum(blocks)
-    ends = [sum(blocks[:i]) for i in range(len(blocks) + 1)]
-    rates = [largest * i / max(1, total - 1) for i in range(total)]
-    return [rates[start:end] for start, end in pairwise(ends)]
-
-
-def _last_block(name: str, stage: nn.Module) -> KDPoint:
-    blocks: Any = stage.blocks
-    return KDPoint(f"{name}.blocks.{len(blocks) - 1}", channels_first)
 
 
 def _initialise_linear(module: nn.Module) -> None:
@@ -307,9 +174,9 @@ def _initialise_linear(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _without_position_table(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
-    """Weights from elsewhere have no position table: nothing is added to the tokens then."""
-    own, key = getattr(module, "absolute_pos_embed", None), f"{prefix}absolute_pos_embed"
-    if isinstance(own, Tensor) and key not in state_dict and f"{prefix}patch_embed.norm.weight" in state_dict:
-        logger.warning("The weights have no %s: zeros are used, so that nothing is added to the tokens.", key)
-        state_dict[key] = torch.zeros_like(own)
+def _share_position_indices(network: nn.Module) -> None:
+    """One table of pairs of positions for all blocks with the same window: their backward passes keep it."""
+    indices: dict[tuple[int, ...], Tensor] = {}
+    for block in network.modules():
+        if isinstance(block, WindowBlock):
+            block.attn.relative_position_index = indices.setdefault(block.window, block.attn.relative_position_index)

@@ -15,6 +15,7 @@ BLOCKS = (2, 2, 2, 2)
 WINDOWS = (4, 4, 8, 4)
 HEADS = 6  # of the first stage of tokens, Alice's and the original's
 HEAD_WIDTH = 8  # channels of an attention head, at least
+LEAST_HIDDEN = 8  # features of the patch embedding's inner convolutions; layer norm over fewer keeps little but signs
 MLP_RATIO = 4.0
 DROP_PATH_RATE = 0.2
 EMBEDDING_STRIDES = (1, 2, 4)
@@ -50,6 +51,13 @@ def nnformer_strides(
         grid = [n / s for n, s in zip(grid, step, strict=True)]
         lengths = [mm * s for mm, s in zip(lengths, step, strict=True)]
     return strides
+
+
+def lengths_of(strides: Sequence[Sequence[int]]) -> list[float]:
+    """Lengths of a voxel that would make nnU-Net choose such strides: an axis doubles for each stage it comes later."""
+    starts = [next((i for i, stride in enumerate(strides) if stride[axis] > 1), 0) for axis in range(len(strides[0]))]
+    earliest = min((start for start in starts if start), default=0)
+    return [2.0 ** max(0, start - earliest) for start in starts]
 
 
 def total_stride(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
@@ -105,7 +113,7 @@ def nnformer_architecture(
     widths = [base_width * 2**stage for stage in range(stages)]
     arch_kwargs: dict[str, Any] = {
         "n_stages": stages + 1,
-        "features_per_stage": [max(1, base_width // 2), *widths],
+        "features_per_stage": [max(LEAST_HIDDEN, base_width // 2), *widths],
         "conv_op": "torch.nn.modules.conv.Conv3d",
         "strides": [[int(s) for s in stride] for stride in strides],
         "patch_size": [int(edge) for edge in patch_size],

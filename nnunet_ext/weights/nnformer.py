@@ -106,6 +106,7 @@ def _published(name: str, levels: int) -> str | None:
     """The published name of ours; `levels` stages of the decoder, which are numbered the other way round."""
     name = re.sub(r"^encoder\.(patch_embed\.)", r"model_down.\1", name)
     name = re.sub(r"^encoder\.stages\.", "model_down.layers.", name)
+    name = re.sub(r"^encoder\.downsamples\.(\d+)", r"model_down.layers.\1.downsample", name)
     name = re.sub(r"^encoder\.norms\.(\d+)", r"model_down.norm\1", name)
     name = re.sub(r"^decoder\.stages\.(\d+)\.", lambda m: f"decoder.layers.{levels - 1 - int(m[1])}.", name)
     match = re.fullmatch(r"decoder\.seg_layers\.(\d+)\.(\w+)", name)

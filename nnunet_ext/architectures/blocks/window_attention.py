@@ -51,12 +51,14 @@ class WindowAttention(nn.Module):
         cross: keys and values of the skip connection, queries without a projection (specification 1.5, quirk 3).
     """
 
+    relative_position_index: Tensor
+
     def __init__(self, width: int, heads: int, window: Sequence[int], style: str, cross: bool) -> None:
         super().__init__()
         self.heads = heads
         self.relative_position_bias_table = nn.Parameter(torch.zeros(table_rows(window), heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer("relative_position_index", relative_index(window, style), persistent=False)
+        self.register_buffer("relative_position_index", relative_index(window, style).int(), persistent=False)
         if cross:
             self.kv = nn.Linear(width, 2 * width)
         else:
@@ -90,8 +92,9 @@ class WindowAttention(nn.Module):
 
     def bias(self) -> Tensor:
         """(heads, tokens, tokens): the table's numbers for every pair of tokens."""
-        index: Tensor = self.get_buffer("relative_position_index")
-        return self.relative_position_bias_table[index.flatten()].view(*index.shape, -1).permute(2, 0, 1)
+        index = self.relative_position_index
+        rows = self.relative_position_bias_table.index_select(0, index.flatten())
+        return rows.view(*index.shape, -1).permute(2, 0, 1)
 
     def _split(self, x: Tensor, parts: int) -> list[Tensor]:
         """(windows, tokens, parts * C) to tensors (windows, heads, tokens, C / heads)."""
