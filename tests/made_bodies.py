@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from nnunet_ext.pretraining.coarse import Coarse, coarse_frame, reading, resampled
 from nnunet_ext.pretraining.frames import Frame, apply
+
+_DRAWN: dict[tuple[Any, ...], np.ndarray] = {}
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,11 @@ class Body:
 
     def drawn(self, frame: Frame) -> np.ndarray:
         """The image (z, y, x) float32 on a grid."""
-        index = np.stack(np.meshgrid(*map(np.arange, frame.shape), indexing="ij"), -1)
-        return self.values(frame.to_lps(index)).astype(np.float32)
+        key = (self.matrix.tobytes(), self.radii, self.blobs, self.seed, frame)
+        if key not in _DRAWN:
+            index = np.stack(np.meshgrid(*map(np.arange, frame.shape), indexing="ij"), -1)
+            _DRAWN[key] = self.values(frame.to_lps(index)).astype(np.float32)
+        return _DRAWN[key].copy()
 
     def coarse(self, frame: Frame, grid: float = 4.0) -> Coarse:
         """The image of `frame`, on the coarse grid."""

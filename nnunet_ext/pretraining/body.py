@@ -22,7 +22,7 @@ TRIALS = 10
 Mask = npt.NDArray[np.bool_]
 
 
-def is_ct(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> bool:
+def is_ct(configuration: Mapping[str, Any]) -> bool:
     """Whether the first channel is normalised as CT, i.e. was in Hounsfield units."""
     return str(configuration["normalization_schemes"][0]) == "CTNormalization"
 
@@ -39,7 +39,7 @@ def body_threshold(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -
     Returns:
         None where it can't be told: not a CT, or -500 HU and less have been clipped to one value.
     """
-    if not is_ct(plans, configuration):
+    if not is_ct(configuration):
         return None
     known = plans["foreground_intensity_properties_per_channel"]["0"]
     if not known["percentile_00_5"] < BODY_HU < known["percentile_99_5"]:

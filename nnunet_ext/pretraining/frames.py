@@ -82,6 +82,16 @@ class Frame:
         z, y, x = (int(edge) for edge in shape)
         return cls((z, y, x), matrix)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Frame) and self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
+    @property
+    def _content(self) -> tuple[tuple[int, int, int], bytes]:
+        return self.shape, self.matrix.tobytes()
+
     @cached_property
     def inverse(self) -> Array:
         """(4, 4) float64: LPS mm to index."""

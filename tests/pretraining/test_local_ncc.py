@@ -58,7 +58,7 @@ def test_neighbourhoods_follow_the_linear_part() -> None:
     reference, other = Body().coarse(scanner()), Body(matrix).coarse(scanner((70, 50, 64)))
     points = spread_points(reference, body_mask(reference), 6, 64.0, np.random.default_rng(0))
     for point in points:
-        start = apply(matrix, point) + [3, -4, 5]
+        start = apply(matrix, point) + np.array([3, -4, 5])
         place, score = correlate(reference, other, point, start, matrix[:3, :3], Scale())
         assert score > correlate(reference, other, point, start, np.eye(3), Scale())[1]
         assert score > 0.9

@@ -1,0 +1,131 @@
+"""From what was found in each case to the landmark table: acceptance, outliers, and what there is to say about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_ext import __version__
+from nnunet_ext.pretraining.case_matching import MOST_SCALING, Reference, is_plausible
+from nnunet_ext.pretraining.case_records import Arrays
+from nnunet_ext.pretraining.case_volumes import Looking
+from nnunet_ext.pretraining.landmarks import LandmarkTable, definition_of
+from nnunet_ext.pretraining.registration import outliers
+
+CYCLE_MM = 20.0
+THRESHOLDS = {"overlap": 0.0, "bodybox": 0.3, "affine": 0.3, "embedding": 0.7}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is wished.
+
+    Attributes:
+        kind: "overlap", "bodybox", "affine" or "embedding".
+        points: K.
+        reference: name of a case; None: the one of median body height.
+        threshold: least score; None: 0.3 (correlation) or 0.7 (cosine).
+        seed: of all that is drawn.
+        processes: that work on cases at the same time.
+        weights: file of the embedding; "embedding" only.
+        device: where the embedding is computed, in torch's words.
+    """
+
+    kind: str
+    points: int = 64
+    reference: str | None = None
+    threshold: float | None = None
+    seed: int = 0
+    processes: int = 1
+    weights: Path | None = None
+    device: str = "cpu"
+
+    @property
+    def least(self) -> float:
+        """The threshold that holds."""
+        return THRESHOLDS[self.kind] if self.threshold is None else self.threshold
+
+
+@dataclass
+class Correspondences:
+    """What came out.
+
+    Attributes:
+        table: of all cases of the pool, in its order.
+        restricted: case -> why it has no accepted points, so that it is for views of one volume only.
+        failed: case -> reason why it could not be worked on; these are restricted, too.
+        earlier: how many cases an earlier run had finished.
+        metrics: case -> the registration's metric; "affine" only.
+        looking: how the cases were looked at.
+    """
+
+    table: LandmarkTable
+    restricted: dict[str, str]
+    failed: dict[str, str]
+    earlier: int
+    metrics: dict[str, float]
+    looking: Looking
+
+
+def assemble(
+    names: Sequence[str],
+    options: Options,
+    found: Mapping[str, Arrays],
+    reference: Reference | None,
+    failed: Mapping[str, str],
+    looking: Looking,
+    earlier: int = 0,
+) -> Correspondences:
+    """The table: what was found is accepted where it is good enough and its case no outlier.
+
+    Args:
+        names: of all cases, in the table's order.
+        options: what was wished.
+        found: case -> "points" (K, 3), "scores" (K,), and what its kind adds.
+        reference: None for "overlap".
+        failed: case -> reason.
+        looking: how the cases were looked at.
+        earlier: how many of `found` an earlier run had finished.
+    """
+    row = {name: place for place, name in enumerate(names)}
+    number = options.points if reference is None else len(reference.points)
+    points, scores = np.full((len(names), number, 3), np.nan), np.full((len(names), number), np.nan, np.float32)
+    for name, arrays in found.items():
+        points[row[name]], scores[row[name]] = arrays["points"], arrays["scores"]
+    accepted = np.isfinite(scores) & (scores >= options.least)
+    if options.kind == "embedding":
+        for name, arrays in found.items():
+            accepted[row[name]] &= np.nan_to_num(arrays["cycle"], nan=np.inf) <= CYCLE_MM
+    restricted = {name: reason for name, reason in failed.items() if name not in found}
+    metrics = {name: float(arrays["metric"]) for name, arrays in found.items()} if options.kind == "affine" else {}
+    for name, is_outlier in zip(metrics, outliers(list(metrics.values())), strict=True):
+        if is_outlier:
+            accepted[row[name]] = False
+            restricted[name] = f"its registration is an outlier (metric {metrics[name]:.3f})"
+    for name, arrays in found.items():
+        if "matrix" in arrays and not is_plausible(arrays["matrix"]):
+            restricted.setdefault(name, f"by {options.kind}, one body is over {MOST_SCALING:g} times the other")
+        if not accepted[row[name]].any():
+            restricted.setdefault(name, "no point was accepted")
+    if reference is not None:
+        place = row[reference.case.name]
+        points[place], scores[place], accepted[place] = reference.points, 1, True
+    definition = definition_of(
+        {
+            "reference": None if reference is None else reference.case.name,
+            "threshold": options.least,
+            "cycle_mm": CYCLE_MM if options.kind == "embedding" else None,
+            "seed": options.seed,
+            "points": options.points,
+            "extent": "image" if looking.whole else "body",
+            "scale": asdict(looking.scale),
+            "weights": None if options.weights is None else options.weights.name,
+            "restricted": restricted,
+            "version": __version__,
+        }
+    )
+    table = LandmarkTable(options.kind, tuple(names), points, scores, accepted, options.kind == "overlap", definition)
+    return Correspondences(table, restricted, dict(failed), earlier, metrics, looking)

@@ -1,0 +1,169 @@
+"""Landmark tables of made-up patients whose true correspondences are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_bodies import Body, affine, scanner
+from made_pools import ORIENTATIONS, made_pool, spoil, write_case
+
+from nnunet_ext.errors import UserError
+from nnunet_ext.pretraining import case_matching
+from nnunet_ext.pretraining.cases import Pool
+from nnunet_ext.pretraining.corresponding import auto_kind, make_table
+from nnunet_ext.pretraining.frames import Frame, apply
+from nnunet_ext.pretraining.landmark_assembly import Options
+from nnunet_ext.pretraining.landmarks import LandmarkTable, table_path
+
+SCALED = affine((1.1, 0.92, 1.06), (18, -10, 22))
+TURNED = affine((1.08, 0.95, 1.03), (-15, 8, 12), degrees=7, shear=0.04)
+PATIENTS = {
+    "a": (Body(), scanner()),
+    "b": (Body(SCALED), scanner((60, 42, 60), 4.0, (18, -10, 22))),
+    "c": (Body(TURNED), scanner((60, 42, 58), 4.0, (-15, 8, 12))),
+}
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    return made_pool(tmp_path_factory.mktemp("made"), PATIENTS)
+
+
+def errors(table: LandmarkTable, name: str) -> np.ndarray:
+    """Mm between the accepted points of a case and where the reference's really are."""
+    row, reference = table.cases.index(name), table.cases.index(table.definition["reference"])
+    ours, theirs = PATIENTS[name][0].matrix, PATIENTS[table.cases[reference]][0].matrix
+    truth = apply(ours @ np.linalg.inv(theirs), table.points[reference])
+    return np.linalg.norm(table.points[row] - truth, axis=1)[table.accepted[row]]
+
+
+@pytest.mark.parametrize(("kind", "other"), [("bodybox", "b"), ("affine", "c")])
+def test_known_transforms_are_found_within_a_voxel(kind: str, other: str, pool: Pool, tmp_path: Path) -> None:
+    two = replace(pool, cases=tuple(case for case in pool.cases if case.name in ("a", other)), folder=tmp_path)
+    found = make_table(two, Options(kind, points=32, reference="a"))
+    assert found.table.cases == ("a", other)
+    assert found.table.acceptance() > 0.9
+    assert np.median(errors(found.table, other)) < 2.0
+    assert np.quantile(errors(found.table, other), 0.9) < 4.0
+    stored = LandmarkTable.load(table_path(tmp_path, kind))
+    np.testing.assert_array_equal(stored.points, found.table.points)
+    assert stored.definition == found.table.definition
+
+
+@pytest.mark.parametrize("kind", ["overlap", "bodybox", "affine"])
+def test_the_orientation_of_the_files_changes_nothing(kind: str, tmp_path: Path) -> None:
+    """The original's pairs were mirrored: images in RAS, embeddings in LPS (specification alice 6.2.2)."""
+    patients = {name: PATIENTS[name] for name in ("a", "b")}
+    tables = {
+        name: make_table(made_pool(tmp_path / name, patients, name), Options(kind, points=6)).table
+        for name in ORIENTATIONS
+    }
+    for table in tables.values():
+        np.testing.assert_array_equal(table.accepted, tables["LPS"].accepted)
+        np.testing.assert_allclose(table.points, tables["LPS"].points, atol=0.05 if kind == "affine" else 1e-3)
+
+
+def test_overlap_points_are_exact_and_in_the_body(pool: Pool) -> None:
+    table = make_table(pool, Options("overlap", points=40)).table
+    assert table.same_volume
+    assert table.accepted.all()
+    for row, (name, (body, frame)) in enumerate(PATIENTS.items()):
+        assert table.cases[row] == name
+        index = frame.to_index(table.points[row])
+        np.testing.assert_allclose(frame.to_index(frame.to_lps(index)), index, atol=1e-3)
+        assert frame.holds(table.points[row]).all()
+        assert np.mean(body.values(table.points[row]) > 0.3) > 0.95
+    drawn = table.draw(np.random.default_rng(0), 1)
+    assert drawn is not None
+    assert drawn[0] == 1
+    np.testing.assert_array_equal(PATIENTS["b"][1].to_index(drawn[1]), PATIENTS["b"][1].to_index(drawn[2]))
+
+
+def test_the_middle_body_is_the_reference(pool: Pool) -> None:
+    assert make_table(pool, Options("bodybox", points=4)).table.definition["reference"] == "c"
+
+
+def test_what_is_finished_is_not_done_again(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = replace(pool, folder=tmp_path)
+    first = make_table(again, Options("bodybox", points=8, reference="a"))
+    assert first.earlier == 0
+
+    def never(*_: Any) -> None:
+        raise AssertionError("worked on again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(case_matching, "correlate", never)
+        second = make_table(again, Options("bodybox", points=8, reference="a", threshold=0.9))
+    assert second.earlier == 2
+    np.testing.assert_array_equal(second.table.points, first.table.points)
+    assert second.table.accepted.sum() <= first.table.accepted.sum()
+    (tmp_path / "correspondences" / "bodybox" / "b.npz").write_bytes(b"broken")
+    assert make_table(again, Options("bodybox", points=8, reference="a")).earlier == 1
+    assert make_table(again, Options("bodybox", points=8, reference="b")).earlier == 0
+
+
+def test_cases_that_fail_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    pool = made_pool(tmp_path, PATIENTS)
+    spoil(pool.cases[2])
+    (pool.cases[1].folder / "b.pkl").write_bytes(b"broken")
+    found = make_table(pool, Options("overlap", points=5))
+    assert set(found.failed) == {"b", "c"}
+    assert found.table.unmatched() == ("b", "c")
+    with pytest.raises(UserError, match="--reference c cannot be used: cannot read"):
+        make_table(pool, Options("affine", points=5, reference="c"))
+
+
+def test_noise_is_not_accepted(pool: Pool, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(size=(56, 36, 52)).astype(np.float32)
+    noisy = write_case(tmp_path / "cases", "n", noise, scanner())
+    found = make_table(
+        replace(pool, cases=(*pool.cases[:1], noisy), folder=tmp_path), Options("affine", 16, reference="a")
+    )
+    assert found.table.acceptance() < 0.2
+
+
+def test_bodies_of_another_size_are_not_compared(pool: Pool, tmp_path: Path) -> None:
+    spot = np.zeros((56, 36, 52), np.float32)
+    spot[20:26, 12:18, 12:18] = 1
+    small = write_case(tmp_path / "cases", "n", spot, scanner())
+    found = make_table(
+        replace(pool, cases=(*pool.cases[:1], small), folder=tmp_path), Options("bodybox", 16, reference="a")
+    )
+    assert not found.table.accepted[1].any()
+    assert found.restricted == {"n": "by bodybox, one body is over 2.5 times the other"}
+
+
+def test_auto(pool: Pool, tmp_path: Path) -> None:
+    assert auto_kind(pool, embedding=True) == "embedding"
+    assert auto_kind(pool, embedding=False) == "overlap"
+    assert auto_kind(replace(pool, cases=pool.cases * 3), embedding=False) == "affine"
+    small: Frame = scanner((35, 50, 35), 1.0)
+    crops = made_pool(tmp_path, {str(i): (Body(blobs=5), small) for i in range(8)})
+    assert auto_kind(crops, embedding=False) == "bodybox"
+    table = make_table(crops, Options("bodybox", points=4)).table
+    assert table.definition["extent"] == "image"
+    assert table.definition["scale"]["grid"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (Options("elastic"), "allowed are overlap"),
+        (Options("affine", points=0), "at least 1"),
+        (Options("affine", threshold=3.0), "from -1 to 1"),
+        (Options("embedding"), "--weights FILE"),
+        (Options("affine", reference="z"), "no such case; there are 3: a, b, c"),
+    ],
+)
+def test_wrong_options_are_refused(options: Options, words: str, pool: Pool) -> None:
+    with pytest.raises(UserError, match=words):
+        make_table(pool, options)
+
+
+def test_one_case_has_no_partner(pool: Pool) -> None:
+    with pytest.raises(UserError, match="use --kind overlap"):
+        make_table(replace(pool, cases=pool.cases[:1]), Options("affine"))
