@@ -23,6 +23,8 @@ VERBS = {
     "plan": "nnUNetv2_plan_and_preprocess, with the same flags, where Python does not read our start-up file",
     "convert": "turn a challenge's download into nnU-Net's raw data, checked, with the papers' splits",
     "import-weights": "turn a published checkpoint into a model folder for nnU-Net's commands",
+    "correspond": "find the same anatomical points in many cases, for pre-training on pairs of patients",
+    "pretrain-export": "turn a checkpoint of pre-training into a file for nnU-Net's -pretrained_weights",
     "adapt-patch": "re-sample a UNETR++ checkpoint to another patch size, for -pretrained_weights",
     "predict-volume": "predict at the images' own resolution or any other by an OSS-Net, in bounded memory",
     "redundancy": "show how much alike the channels of a trained model's feature maps are, stage by stage",
@@ -108,6 +110,8 @@ _OWN: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argpa
 _MODULES = {
     "convert": "nnunet_ext.dataset_conversion.command",
     "import-weights": "nnunet_ext.weights.cli",
+    "correspond": "nnunet_ext.pretraining.correspond_command",
+    "pretrain-export": "nnunet_ext.pretraining.export_command",
     "adapt-patch": "nnunet_ext.weights.adapt_patch_command",
     "predict-volume": "nnunet_ext.inference.predict_volume_command",
     "redundancy": "nnunet_ext.inference.redundancy_command",

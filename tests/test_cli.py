@@ -18,7 +18,7 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     for name in (*registry.TRAINERS, *registry.PLANNERS, *registry.NETWORKS):
         assert name in out
     assert (
-        "SSHUNetTrainer[_TSM|GSM|GSF][_VFN][_Published][_KD][_AdamW][_NoMirroring][_Seed<n>][_<n>its][_<n>epochs]"
+        "SSHUNetTrainer[_TSM|GSM|GSF][_VFN][_Published][_KD][_AdamW][_FineTune][_NoMirroring][_Seed<n>][_<n>its][_<n>epochs]"
         in out
     )
     assert "SSHUNetPlanner[M|L|XL][_Published][_W<n>]" in out

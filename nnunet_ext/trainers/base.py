@@ -365,6 +365,7 @@ class BaseTrainer(nnUNetTrainer):
             first = f"`nnUNetv2_train {manager.dataset_name} {stage} FOLD -tr {trainer} -p {manager.plans_name}`"
             folder = self.folder_with_segs_from_previous_stage
             checks.require_previous_stage(folder, sorted(set(cases)), first, trainer)
+        pretrained_weights.warn_of_leakage(self, validation)
         self.data_was_checked = True
 
     def log_memory(self) -> None:

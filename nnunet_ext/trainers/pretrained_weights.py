@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from nnunetv2.run import load_pretrained_weights as nnunet
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_ext.pretraining import leakage
+
+if TYPE_CHECKING:
+    from nnunet_ext.trainers.base import BaseTrainer
 
 _MARK = "_nnunet_ext_watched"
 _files: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
@@ -38,6 +45,33 @@ def watch() -> None:
 def file_of(network: nn.Module) -> str | None:
     """The file whose weights nnU-Net's loader put into a network since `watch`; None: it did not."""
     return _files.get(bare(network))
+
+
+def warn_of_leakage(trainer: BaseTrainer, validation: Sequence[str]) -> None:
+    """Say in the log and on stderr which validation cases the loaded weights were pre-trained on, where a file says so.
+
+    Args:
+        trainer: initialised; its weights loaded.
+        validation: the fold's cases.
+    """
+    file = file_of(trainer.network)
+    if file is None or trainer.fold == "all":
+        return
+    origin = leakage.origin_of(file)
+    if origin is None:
+        return
+    dataset = trainer.plans_manager.dataset_name
+    found = leakage.overlap(origin.cases, Path(os.environ.get("nnUNet_raw", ".")) / dataset, validation)
+    if not found:
+        return
+    if origin.transductive:
+        trainer.print_to_log_file(
+            f"Transductive: {len(found)} of {len(validation)} validation cases were pre-trained on, as was meant."
+        )
+        return
+    text = f"WARNING: {leakage.warning(found, len(validation), dataset, trainer.fold)}"
+    trainer.print_to_log_file(text)
+    sys.stderr.write(f"{text}\n")
 
 
 def _watched(original: Callable[..., None]) -> Callable[..., None]:
