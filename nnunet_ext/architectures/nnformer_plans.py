@@ -84,6 +84,24 @@ def fitting_topology(
     return patch, strides
 
 
+def translated_architecture(strides: Sequence[Sequence[int]], patch_size: Sequence[int]) -> dict[str, Any]:
+    """Alice's nnFormer for another network's patch, halving first the axes that the other network halves first.
+
+    Args:
+        strides: the other network's.
+        patch_size: (D, H, W) in voxels; it stays.
+
+    Raises:
+        ValueError: no axis of the patch can be halved.
+    """
+    own = nnformer_strides(patch_size, lengths_of(strides), exact=True)
+    if max(own[1]) == 1:
+        raise ValueError(
+            f"nnFormer: no axis of the plans' patch {tuple(patch_size)} can be halved: plan with NNFormerPlanner."
+        )
+    return nnformer_architecture(patch_size, own)
+
+
 def heads_for(base_width: int) -> int:
     """Attention heads of the first stage of tokens: 6, as published, or fewer, of at least 8 channels each."""
     return next(

@@ -7,7 +7,7 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_ext.architectures.nnformer_plans import NETWORK_CLASS, lengths_of, nnformer_architecture, nnformer_strides
+from nnunet_ext.architectures.nnformer_plans import NETWORK_CLASS, translated_architecture
 from nnunet_ext.trainers.base import BaseTrainer
 from nnunet_ext.trainers.variants import variant_attribute
 
@@ -38,12 +38,7 @@ class NNFormerTrainer(BaseTrainer):
         Raises:
             ValueError: no axis of the patch can be halved.
         """
-        strides = nnformer_strides(patch_size, lengths_of(architecture["arch_kwargs"]["strides"]), exact=True)
-        if max(strides[1]) == 1:
-            raise ValueError(
-                f"nnFormer: no axis of the plans' patch {tuple(patch_size)} can be halved: plan with NNFormerPlanner."
-            )
-        made: dict[str, Any] = nnformer_architecture(patch_size, strides)
+        made: dict[str, Any] = translated_architecture(architecture["arch_kwargs"]["strides"], patch_size)
         return made
 
 

@@ -11,6 +11,7 @@ METHODS = {
     "sshunet": "SSH-UNet, the authors' .pt files",
     "unetrpp": "UNETR++, the authors' .model files",
     "swinunet": "Swin-Unet, the authors' .pth files, or Swin-T's ImageNet weights",
+    "nnformer": "nnFormer, as Alice's pre-training or its own authors save it",
     "ossnet": "OSS-Net, the authors' .pt files",
     "unet2d": "SelfReg-UNet's plain 2D U-Net, the authors' .pth files",
 }

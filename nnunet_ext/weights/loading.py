@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from nnunet_ext.errors import UserError
 from nnunet_ext.weights.file_kind import file_kind
+from nnunet_ext.weights.plain_arguments import ARGUMENTS
 from nnunet_ext.weights.plain_numpy import STAND_INS
 
 _PREFIXES = ("module.", "backbone.", "_orig_mod.")
@@ -51,7 +52,11 @@ def shorten(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(listed[:most]) + more
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+Find = Callable[[Any, str], Mapping[str, Any]]
+"""Takes a file's content and name and gives its weights by their names."""
+
+
+def read_checkpoint(path: str | Path, find: Find | None = None) -> Checkpoint:
     """Read the weights of a checkpoint file without executing anything that is in it.
 
     Accepted are a dict with the entry `state_dict` (what SSH-UNet's scripts write, specification sshunet 2.1, and
@@ -59,6 +64,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     dict, and a `.safetensors` file. Only tensors, plain containers, numbers
     and strings are constructed, and numpy numbers and numeric arrays, because published checkpoints hold their
     accuracies as such. The optimizer's state is left alone.
+
+    Args:
+        path: of the file.
+        find: for other layouts than these.
 
     Raises:
         CheckpointError: the file is missing, damaged, needs other objects, or holds no usable state dict.
@@ -73,7 +82,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             "method has that option"
         )
     content = safe_load(path)
-    weights = _find_state_dict(content, path.name)
+    weights = (find or find_state_dict)(content, path.name)
     return Checkpoint(_clean(weights, path.name), _numbers(content), path.name, _sha256(path))
 
 
@@ -86,13 +95,14 @@ def safe_load(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     try:
-        with _numpy_allowed():
+        with _plain_data_allowed():
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen unrelated types for files that it cannot read
         foreign = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
-        if foreign is not None and foreign.group(1) in STAND_INS:
+        if foreign is not None and foreign.group(1) in STAND_INS | ARGUMENTS:
+            held = "a command's arguments" if foreign.group(1) in ARGUMENTS else "numpy numbers"
             raise CheckpointError(
-                f"{path.name}: the file holds numpy numbers, which torch {torch.__version__} cannot be told to read "
+                f"{path.name}: the file holds {held}, which torch {torch.__version__} cannot be told to read "
                 "safely; install torch 2.6 or newer"
             ) from error
         if foreign is not None:
@@ -118,11 +128,11 @@ def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _numpy_allowed() -> contextlib.AbstractContextManager[Any]:
-    """Let numpy's numbers and numeric arrays through torch's restricted unpickler, for the time of one load."""
+def _plain_data_allowed() -> contextlib.AbstractContextManager[Any]:
+    """Let numpy's numbers and arrays and a command's arguments through torch's restricted unpickler, for one load."""
     if not _CAN_ALLOW:
         return contextlib.nullcontext()  # such files are refused with an explanation
-    allowed: list[Any] = [(stand_in, name) for name, stand_in in STAND_INS.items()]
+    allowed: list[Any] = [(stand_in, name) for name, stand_in in (STAND_INS | ARGUMENTS).items()]
     context: contextlib.AbstractContextManager[Any] = torch.serialization.safe_globals(allowed)
     return context
 
@@ -144,7 +154,12 @@ def _as_number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _find_state_dict(content: Any, name: str) -> Mapping[str, Any]:
+def find_state_dict(content: Any, name: str) -> Mapping[str, Any]:
+    """The state dict in a file's content: itself, or its `state_dict` or `model`.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     if isinstance(content, Mapping):
         if "network_weights" in content:
             raise CheckpointError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,11 +15,12 @@ from nnunet_ext.architectures.blocks.shifted_windows import triple
 from nnunet_ext.architectures.nnformer_plans import nnformer_architecture, nnformer_strides
 from nnunet_ext.weights import transfer
 from nnunet_ext.weights.loading import CheckpointError, shorten
-from nnunet_ext.weights.nnformer_tables import INDEX, TABLE, convert_table, file_style
+from nnunet_ext.weights.nnformer_tables import INDEX, TABLE, convert_table, file_style, window_edge
 from nnunet_ext.weights.recognise import looks_like
 from nnunet_ext.weights.report import Report
+from nnunet_ext.weights.shapes import count, shape
+from nnunet_ext.weights.starts import HEADS
 
-HEADS = ".seg_layers."
 POSITIONS = "encoder.absolute_pos_embed"
 FIRST = "model_down.patch_embed.proj1.conv1.weight"
 _LEFT = ("model_down.mask_token", "final.")
@@ -79,16 +80,16 @@ def infer_configuration(state: Mapping[str, Tensor]) -> Configuration:
             f"no nnFormer: found {shorten(state, 3)}{looks_like(state)}. Give a checkpoint of Alice's pre-training (as "
             "it is, or as extract_backbone_weights.py writes it), or one of nnFormer"
         )
-    stages = _count(state, "model_down.layers")
-    tables = [_shape(state, f"model_down.layers.{i}.blocks.0.attn.{TABLE}", 2) for i in range(stages)]
-    hidden, channels = _shape(state, FIRST, 5)[:2]
-    widths = [_shape(state, f"model_down.norm{i}.weight", 1)[0] for i in range(stages)]
+    stages = count(state, "model_down.layers")
+    tables = [shape(state, f"model_down.layers.{i}.blocks.0.attn.{TABLE}", 2) for i in range(stages)]
+    hidden, channels = shape(state, FIRST, 5)[:2]
+    widths = [shape(state, f"model_down.norm{i}.weight", 1)[0] for i in range(stages)]
     return Configuration(
         input_channels=channels,
-        outputs=_shape(state, "final.0.up.weight", 5)[1] if "final.0.up.weight" in state else None,
+        outputs=shape(state, "final.0.up.weight", 5)[1] if "final.0.up.weight" in state else None,
         widths=(hidden, *widths),
-        blocks=tuple(_count(state, f"model_down.layers.{i}.blocks") for i in range(stages)),
-        blocks_decoder=tuple(_count(state, f"decoder.layers.{j}.blocks") for j in range(stages - 2, -1, -1)),
+        blocks=tuple(count(state, f"model_down.layers.{i}.blocks") for i in range(stages)),
+        blocks_decoder=tuple(count(state, f"decoder.layers.{j}.blocks") for j in range(stages - 2, -1, -1)),
         heads=tuple(heads for _, heads in tables),
         windows=tuple((round(rows ** (1 / 3)) + 1) // 2 for rows, _ in tables),
     )
@@ -131,7 +132,7 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor]) -> Report:
     )
 
 
-def initialise(network: nn.Module, state: Mapping[str, Tensor]) -> Report:
+def initialise(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[Report, list[str]]:
     """Start a network from a published one: everything but the heads, fitted to the network's plans.
 
     The first convolution is adapted to the channels, transposed convolutions to the strides, bias tables to windows
@@ -142,7 +143,8 @@ def initialise(network: nn.Module, state: Mapping[str, Tensor]) -> Report:
         state: weights by their names in the file, wrapper prefixes removed.
 
     Returns:
-        What was loaded, zeroed and left, and the heads that keep their initialisation.
+        What was loaded, zeroed and left, and the heads that keep their initialisation; and what was changed on the
+        way, one sentence each.
 
     Raises:
         CheckpointError: weights of another width, depth or kind; nothing was loaded.
@@ -159,12 +161,13 @@ def initialise(network: nn.Module, state: Mapping[str, Tensor]) -> Report:
             f"{f' ({shorten(unexpected, 3)})' if unexpected else ''}: plan with NNFormerPlanner, whose blocks are the "
             "published ones"
         )
-    loaded = {name: _fitted(theirs[name], state, own, network, name) for name, own in ours.items()}
+    changes: dict[str, str] = {}
+    loaded = {name: _fitted(theirs[name], state, own, network, name, changes) for name, own in ours.items()}
     zeros = {POSITIONS: torch.zeros_like(network.get_buffer(POSITIONS))}
     network.load_state_dict({**network.state_dict(), **loaded, **zeros})
     filled = tuple(name for name in network.state_dict() if HEADS in name)
     left = tuple(key for key in weights if key.startswith(_LEFT))
-    return replace(Report(tuple(loaded)), filled=filled, zeroed=tuple(zeros), left=left)
+    return Report(tuple(loaded), filled=filled, zeroed=tuple(zeros), left=left), list(changes.values())
 
 
 def _weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -172,21 +175,29 @@ def _weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if not key.endswith(INDEX) and not key.startswith(_IGNORED)}
 
 
-def _fitted(key: str, state: Mapping[str, Tensor], own: Tensor, network: nn.Module, name: str) -> Tensor:
-    """A weight of the file in the shape of ours."""
+def _fitted(
+    key: str, state: Mapping[str, Tensor], own: Tensor, network: nn.Module, name: str, changes: dict[str, str]
+) -> Tensor:
+    """A weight of the file in the shape of ours; `changes` gets a sentence for each kind of change."""
     value = state[key]
     if not value.is_floating_point() or value.ndim != own.ndim or value.numel() == 0:
         raise CheckpointError(
             f"the weights cannot be used: {key} holds {value.dtype} of shape {tuple(value.shape)} in the file, where "
             f"floating-point numbers of {own.ndim} axes, none of them empty, belong; give an undamaged file"
         )
-    if key == FIRST:
+    if key == FIRST and value.shape[1] != own.shape[1]:
+        changes["channels"] = f"The first convolution's {value.shape[1]} channels were adapted to {own.shape[1]}."
         value = adapt_channels(value, own.shape[1])
     elif key.endswith(TABLE):
         block: Any = network.get_submodule(name.removesuffix(f".attn.{TABLE}"))
-        style = file_style(state, key.removesuffix(TABLE))
+        style, window = file_style(state, key.removesuffix(TABLE)), window_edge(key, value)
         value = convert_table(key, value, style, block.window, block.style)
+        if style != block.style:
+            changes["index"] = "Position bias tables were rewritten for the corrected index, with the same effect."
+        if set(block.window) != {window}:
+            changes["window"] = "Position bias tables were interpolated for the windows of the plans' network."
     elif key.endswith("Upsample.up.weight") and value.shape[2:] != own.shape[2:]:
+        changes["strides"] = "Transposed convolutions were averaged along the axes that the plans do not halve."
         value = functional.adaptive_avg_pool3d(value, triple(own.shape[2:]))
     if value.shape != own.shape:
         raise CheckpointError(
@@ -207,21 +218,3 @@ def adapt_channels(weight: Tensor, channels: int) -> Tensor:
         return weight.mean(1, keepdim=True).expand(-1, channels, -1, -1, -1).contiguous()
     repeated = weight.repeat(1, -(-channels // old), 1, 1, 1)[:, :channels]
     return repeated * (old / channels)
-
-
-def _count(state: Mapping[str, Tensor], group: str) -> int:
-    """How many entries a module list has; they must start at 0 without gaps."""
-    pattern = re.compile(rf"{re.escape(group)}\.(\d+)\.")
-    found = sorted({int(match[1]) for key in state if (match := pattern.match(key))})
-    if not found or found != list(range(len(found))):
-        raise CheckpointError(f"checkpoint is incomplete: {group} has the indices {shorten(map(str, found)) or 'none'}")
-    return len(found)
-
-
-def _shape(state: Mapping[str, Tensor], key: str, axes: int) -> tuple[int, ...]:
-    if key not in state:
-        raise CheckpointError(f"checkpoint is incomplete: {key} is missing")
-    shape = tuple(state[key].shape)
-    if len(shape) != axes or min(shape) < 1:
-        raise CheckpointError(f"checkpoint entry {key} must have {axes} axes, none of them empty, got shape {shape}")
-    return shape

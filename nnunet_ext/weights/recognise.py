@@ -10,7 +10,7 @@ _NETWORKS = {
     "unetr_pp_encoder.": "UNETR++",
     "skip_layers.": "SSH-UNet or MONAI's DynUNet",
     "input_block.": "SSH-UNet or MONAI's DynUNet",
-    "model_down.": "nnFormer",
+    "model_down.": "nnFormer (import-weights nnformer)",
     "swinViT.": "Swin UNETR",
     "vit.": "UNETR",
     "inc.double_conv.": "the plain 2D U-Net of SelfReg-UNet (import-weights unet2d)",

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,8 +16,9 @@ from nnunet_ext.weights import transfer
 from nnunet_ext.weights.loading import CheckpointError, shorten
 from nnunet_ext.weights.recognise import looks_like
 from nnunet_ext.weights.report import Report
+from nnunet_ext.weights.shapes import count, shape
+from nnunet_ext.weights.starts import HEADS
 
-HEADS = ".seg_layers."
 PUBLISHED_HEAD, HEAD = "output.weight", "decoder.seg_layers.0.weight"
 COLOURS = "patch_embed.proj.weight"
 TABLE = "relative_position_bias_table"
@@ -126,17 +126,17 @@ def infer_configuration(state: Mapping[str, Tensor]) -> Configuration:
     Raises:
         CheckpointError: something that tells the network's shape is missing.
     """
-    stages = _indices(state, "layers")
-    width, channels = _shape(state, COLOURS, 4)[:2]
-    tables = [_shape(state, f"layers.{i}.blocks.0.attn.{TABLE}", 2) for i in range(stages)]
+    stages = count(state, "layers")
+    width, channels = shape(state, COLOURS, 4)[:2]
+    tables = [shape(state, f"layers.{i}.blocks.0.attn.{TABLE}", 2) for i in range(stages)]
     return Configuration(
         input_channels=channels,
-        num_classes=_shape(state, PUBLISHED_HEAD, 4)[0],
+        num_classes=shape(state, PUBLISHED_HEAD, 4)[0],
         width=width,
-        blocks=tuple(_indices(state, f"layers.{i}.blocks") for i in range(stages)),
+        blocks=tuple(count(state, f"layers.{i}.blocks") for i in range(stages)),
         heads=tuple(heads for _, heads in tables),
         window=(math.isqrt(tables[0][0]) + 1) // 2,
-        mlp_ratio=_shape(state, "layers.0.blocks.0.mlp.fc1.weight", 2)[0] / width,
+        mlp_ratio=shape(state, "layers.0.blocks.0.mlp.fc1.weight", 2)[0] / width,
     )
 
 
@@ -279,43 +279,3 @@ def resize_table(table: Tensor, window: int) -> Tensor:
         start = (side - wished) // 2
         square = square[:, :, start : start + wished, start : start + wished]
     return square.reshape(-1, wished**2).mT.contiguous()
-
-
-def _indices(state: Mapping[str, Tensor], group: str) -> int:
-    """How many entries a module list has; they must start at 0 without gaps."""
-    pattern = re.compile(rf"{re.escape(group)}\.(\d+)\.")
-    found = sorted({int(match[1]) for key in state if (match := pattern.match(key))})
-    if not found or found != list(range(len(found))):
-        raise CheckpointError(f"checkpoint is incomplete: {group} has the indices {shorten(map(str, found)) or 'none'}")
-    return len(found)
-
-
-def _shape(state: Mapping[str, Tensor], key: str, axes: int) -> tuple[int, ...]:
-    if key not in state:
-        raise CheckpointError(f"checkpoint is incomplete: {key} is missing")
-    shape = tuple(state[key].shape)
-    if len(shape) != axes or min(shape) < 1:
-        raise CheckpointError(f"checkpoint entry {key} must have {axes} axes, none of them empty, got shape {shape}")
-    return shape
-
-
-def headless(network: nn.Module) -> dict[str, Tensor]:
-    """The weights that nnU-Net takes from a file for `-pretrained_weights`."""
-    return {name: value.detach().clone() for name, value in network.state_dict().items() if HEADS not in name}
-
-
-def seeded(network_architecture: Mapping[str, Any], channels: int) -> nn.Module:
-    """The plans' network with a seeded initialisation; its head is for two classes and will not be used.
-
-    Raises:
-        CheckpointError: no network has these arguments.
-    """
-    try:
-        with torch.no_grad():
-            return transfer.build_network(network_architecture, channels, 2)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"the plans' network cannot be built ({type(error).__name__}: {reason}); correct its arch_kwargs in the "
-            "plans, or plan anew with SwinUNetPlanner"
-        ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,12 +71,13 @@ def _start(
     from nnunet_ext.weights.model_folder import import_record
     from nnunet_ext.weights.report import Outcome
     from nnunet_ext.weights.saving import save_atomically
-    from nnunet_ext.weights.swinunet import COLOURS, headless, initialise, seeded
+    from nnunet_ext.weights.starts import headless, seeded
+    from nnunet_ext.weights.swinunet import COLOURS, initialise
 
     if args.output.is_dir() or (args.output.exists() and not args.overwrite):
         raise UserError(f"{args.output} exists; with --plans a file is written: choose another, or add --overwrite")
     architecture, channels, assumed = _planned(args.plans, args.configuration)
-    network = seeded(architecture, channels)
+    network = seeded(architecture, channels, "SwinUNetPlanner")
     report = initialise(network, state)
     report = replace(report, left=(*report.left, *left))
     if state[COLOURS].shape[1] != channels:
@@ -93,38 +93,17 @@ def _start(
 
 def _planned(file: Path, configuration: str) -> tuple[dict[str, Any], int, list[str]]:
     """The plans' network, or the one that our trainer makes of them; the images' channels; what was assumed."""
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+    from nnunet_ext.weights.planned_network import read_planned
 
-    try:
-        plans = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(plans, dict):  # PlansManager would open a number or a string as a file
-            raise TypeError(f"expected an object, got {type(plans).__name__}")
-        settings = PlansManager(plans).get_configuration(configuration).configuration  # with what it inherits
-        patch, channels = settings["patch_size"], len(settings["normalization_schemes"])
-        architecture: dict[str, Any] = settings["architecture"]
-        ours = architecture["network_class_name"] == NETWORK_CLASS
-    except (AttributeError, OSError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"cannot read the configuration {configuration!r} of {file} as plans of nnU-Net ({error!r}): give the file "
-            "that nnUNetv2_plan_and_preprocess wrote, and one of its configurations to -c"
-        ) from error
-    if not isinstance(patch, list) or not patch or not all(type(edge) is int and edge > 0 for edge in patch):
-        raise UserError(
-            f"the patch_size of {configuration} in {file.name} must be a list of positive whole numbers; got {patch!r}:"
-            " correct it, or plan anew"
-        )
+    planned = read_planned(file, configuration)
+    patch, channels = planned.patch_size, planned.channels
     if len(patch) != 2:
         raise UserError(
-            f"Swin-Unet is a 2D network; {configuration} of {file.name} has patches of {tuple(patch)} voxels: give a "
-            "2D configuration to -c"
+            f"Swin-Unet is a 2D network; {configuration} of {file.name} has patches of {patch} voxels: give a 2D "
+            "configuration to -c"
         )
-    if channels < 1:
-        raise UserError(
-            f"the normalization_schemes of {configuration} in {file.name} must name one scheme for each channel; got "
-            "none: correct them, or plan anew"
-        )
-    if ours:
-        return architecture, channels, []
+    if planned.architecture["network_class_name"] == NETWORK_CLASS:
+        return planned.architecture, channels, []
     note = f"{file.name} plans another network: the checkpoint is for the Swin-Unet that {TRAINER_NAME} makes of it."
     return swinunet_architecture(patch), channels, [note]
 
