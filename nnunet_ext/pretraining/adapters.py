@@ -41,17 +41,27 @@ class Adapter(nn.Module):
         neck: where the deepest features are.
         context: where those of the first decoder stage are.
         channels: of both.
+        total_stride: voxels of the image along each axis for one position of the deepest features.
 
     Attributes:
         network: its state dict is what is exported.
         neck_channels, context_channels: widths of the two maps.
+        total_stride: see above.
     """
 
-    def __init__(self, network: nn.Module, neck: KDPoint, context: KDPoint, channels: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        neck: KDPoint,
+        context: KDPoint,
+        channels: tuple[int, int] = (0, 0),
+        total_stride: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         self.network = network
         self.points = (neck, context)
         self.neck_channels, self.context_channels = channels
+        self.total_stride = tuple(total_stride)
 
     def forward(self, x: Tensor) -> Features:
         """Features of a batch (B, C, *patch)."""
@@ -98,14 +108,15 @@ def make_adapter(network: nn.Module, input_channels: int, patch_size: Sequence[i
             "decoder stages"
         )
     neck, context = points.encoder[-1][-1], points.decoder[0][-1]
-    found = _probe(Adapter(network, neck, context, (0, 0)), input_channels, patch_size)
+    found = _probe(Adapter(network, neck, context), input_channels, patch_size)
     expected = (1, input_channels, *patch_size)
     if tuple(found.reconstruction.shape) != expected:
         raise UserError(
             f"{type(network).__name__} cannot be pre-trained: of an image {expected} it makes "
             f"{tuple(found.reconstruction.shape)}"
         )
-    return Adapter(network, neck, context, (found.neck.shape[1], found.context.shape[1]))
+    stride = [edge // cells for edge, cells in zip(patch_size, found.neck.shape[2:], strict=True)]
+    return Adapter(network, neck, context, (found.neck.shape[1], found.context.shape[1]), stride)
 
 
 def _take(pieces: list[Tensor], select: Callable[[Any], Tensor] | None, _: nn.Module, __: Any, output: Any) -> None:

@@ -98,16 +98,26 @@ def open_pool(
     return Pool(folder, tuple(cases), content, configuration, dataset_json, tuple(left_out))
 
 
-def _places(dataset: str | int) -> dict[str, Path]:
-    """The data set's raw and preprocessed folders."""
-    raw, preprocessed = require_folder("nnUNet_raw"), require_folder("nnUNet_preprocessed")
+def dataset_name(dataset: str | int) -> str:
+    """The full name of a data set.
+
+    Raises:
+        UserError: nnU-Net knows none of that name or number, or its folders are not set.
+    """
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
+        require_folder(variable)
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
     try:
-        name = maybe_convert_to_dataset_name(int(dataset) if str(dataset).isdecimal() else dataset)
+        return str(maybe_convert_to_dataset_name(int(dataset) if str(dataset).isdecimal() else dataset))
     except (RuntimeError, ValueError) as error:
         raise UserError(f"-d {dataset}: {' '.join(str(error).split())}") from error
-    return {"raw": raw / name, "preprocessed": preprocessed / name}
+
+
+def _places(dataset: str | int) -> dict[str, Path]:
+    """The data set's raw and preprocessed folders."""
+    name = dataset_name(dataset)
+    return {"raw": require_folder("nnUNet_raw") / name, "preprocessed": require_folder("nnUNet_preprocessed") / name}
 
 
 def _plans(places: Mapping[str, Path], plans: str, configuration: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,0 +1,293 @@
+"""`nnunet-ext pretrain`: self-supervised pre-training of the network that a data set's plans and a trainer make."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nnunet_ext.errors import UserError
+from nnunet_ext.pretraining.settings import METHODS, PRECISIONS, VIEWS
+
+DEFAULTS: dict[str, Any] = {"method": "mae", "trainer": "nnUNetTrainer", "steps": 250_000, "seed": 0}
+#: Options that are settings of the training by the same name; None: not given.
+SETTINGS = (
+    "batch_size",
+    "mask_ratio",
+    "mask_style",
+    "visible_weight",
+    "anatomical_share",
+    "optimiser",
+    "learning_rate",
+    "precision",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments; imports neither torch nor nnU-Net."""
+    parser.epilog = (
+        "Images are the data set's imagesTr, which need no labels, and those of --unlabelled. Checkpoints and logs go "
+        "to nnUNet_results/DATASET/nnunet_ext_pretraining/METHOD__TRAINER__PLANS__CONFIGURATION; make of a checkpoint "
+        "a file for nnUNetv2_train -pretrained_weights with nnunet-ext pretrain-export. Several GPUs: torchrun "
+        "--nproc_per_node=8 -m nnunet_ext.cli pretrain ... SIGTERM, SIGUSR1 and Ctrl-C save and stop; --resume goes on "
+        "as if nothing had happened."
+    )
+    parser.add_argument("-d", dest="dataset", required=True, metavar="DATASET", help="name or number; its plans count")
+    parser.add_argument("-c", dest="configuration", default="3d_fullres", help="a 3D one (default: %(default)s)")
+    parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="default: %(default)s")
+    parser.add_argument("-tr", dest="trainer", help=f"whose network is pre-trained (default: {DEFAULTS['trainer']})")
+    _images(parser.add_argument_group("images"))
+    _method(parser.add_argument_group("method"))
+    _optimisation(parser.add_argument_group("training"))
+    _run(parser.add_argument_group("run"))
+
+
+def _images(group: Any) -> None:
+    group.add_argument("--unlabelled", type=Path, nargs="+", default=[], metavar="FOLDER", help="more images")
+    group.add_argument("--only-unlabelled", action="store_true", help="without the data set's own imagesTr")
+    group.add_argument("--exclude-fold", metavar="FOLD", help="leave out the cases that nnU-Net validates this fold on")
+    group.add_argument("--exclude", nargs="+", default=[], metavar="CASE", help="leave out these cases of the data set")
+    group.add_argument(
+        "--transductive",
+        action="store_true",
+        help="validation images are meant to be among them: no warning, here and when fine-tuning",
+    )
+    group.add_argument("-np", dest="processes", type=int, help="that prepare images; default: the cores")
+
+
+def _method(group: Any) -> None:
+    group.add_argument("--method", choices=METHODS, help=f"default: {DEFAULTS['method']}")
+    group.add_argument("--patch", type=int, nargs=3, metavar="N", help="voxels; default: the plans'")
+    group.add_argument("--mask-ratio", type=float, help="share of the blocks that is hidden (default: 0.75)")
+    group.add_argument("--mask-block", type=int, metavar="N", help="voxels along the finest axis (default: 16)")
+    group.add_argument("--mask-style", choices=("blocks", "tube"), help="tube: columns along the first axis")
+    group.add_argument("--visible-weight", type=float, help="of visible voxels in the reconstruction (default: 0)")
+    group.add_argument("--no-augmentation", action="store_true", help="neither turned nor changed intensities")
+    group.add_argument(
+        "--views",
+        choices=VIEWS,
+        help="alice: where pairs of two patients come from, by nnunet-ext correspond; auto: whatever table is there, "
+        "else one is made; overlap: pairs of one volume only (default: auto)",
+    )
+    group.add_argument("--anatomical-share", type=float, help="alice: pairs of two patients (default: 0.5)")
+    group.add_argument("--shuffled", action="store_true", help="alice: wrong pairs on purpose, as a control")
+    group.add_argument("--fidelity", choices=("ours", "original"), help="alice: original undoes all corrections")
+    group.add_argument(
+        "--alice",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="alice: single options, such as prototypes=256 weights=1,1,5",
+    )
+
+
+def _optimisation(group: Any) -> None:
+    group.add_argument("--steps", type=int, help=f"default: {DEFAULTS['steps']:,}, nnU-Net's own number")
+    group.add_argument("--batch-size", type=int, metavar="N", help="of all processes together; default: by the plans")
+    group.add_argument("--optimiser", choices=("sgd", "adamw"), help="default: by method and network")
+    group.add_argument("--learning-rate", type=float, help="default: by optimiser and batch size")
+    group.add_argument("--amp", dest="precision", choices=PRECISIONS, help="default: fp16 on a GPU, else off")
+    group.add_argument("--checkpointing", action="store_true", help="less memory: activations are computed twice")
+    group.add_argument("--seed", type=int, help="default: 0")
+
+
+def _run(group: Any) -> None:
+    group.add_argument("-o", "--output", type=Path, metavar="DIR", help="instead of the folder in nnUNet_results")
+    group.add_argument("--resume", action="store_true", help="go on with the training in the folder")
+    group.add_argument("--stop-after", type=int, metavar="N", help="save and stop after so many steps of this call")
+    group.add_argument("-device", choices=("cpu", "cuda", "mps"), help="default: cuda where there is one, else cpu")
+    group.add_argument("--workers", type=int, help="processes that make samples; default: 4, on a CPU 0")
+    group.add_argument("--log-every", type=int, default=50, metavar="N", help="steps (default: 50)")
+    group.add_argument("--save-every", type=int, default=1000, metavar="N", help="steps (default: 1000)")
+    group.add_argument("--keep-every", type=int, default=0, metavar="N", help="steps; default: keep none but the last")
+    group.add_argument("--draw-every", type=int, default=5000, metavar="N", help="steps (default: 5000)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Pre-train; 0 also where the training was stopped and can go on.
+
+    Raises:
+        UserError: arguments that cannot work.
+    """
+    _check(args)
+    from nnunet_ext.cores import limit_torch_threads
+    from nnunet_ext.inference.device import chosen_device
+    from nnunet_ext.pretraining.distributed import joined
+
+    device = chosen_device(args.device)
+    if device.type == "cpu":
+        limit_torch_threads()
+    with joined(device.type) as processes:
+        return _train(args, processes)
+
+
+def _train(args: argparse.Namespace, processes: Any) -> int:
+    from nnunet_ext.pretraining.assembling import assemble, choose_settings, plan
+    from nnunet_ext.pretraining.loop import Intervals
+    from nnunet_ext.pretraining.run_folder import RunFolder, has_run
+    from nnunet_ext.pretraining.starting import checkpoint_to_resume, landmark_table, pool_of, require_same_images
+
+    with processes.first_before_others():
+        pool = pool_of(args, progress=processes.is_first)
+        _tell_left_out(pool, processes)
+    folder = args.output or _default_folder(args, pool)
+    earlier = checkpoint_to_resume(folder) if args.resume else None
+    if earlier is None and has_run(folder):
+        raise UserError(f"{folder} holds a training already: go on with --resume, or choose another folder with -o")
+    stored = None if earlier is None else earlier["resume"]["settings"]
+    trainer = args.trainer or (stored["trainer"] if stored else DEFAULTS["trainer"])
+    seed = _given(args.seed, stored, "seed")
+    patch = args.patch or (list(stored["patch_size"]) if stored else None)
+    planned = plan(pool, trainer, seed, patch)
+    with processes.first_before_others():
+        table = landmark_table(pool, _method_of(args, stored), args.views, stored, _warn)
+    if earlier is None:
+        settings = choose_settings(pool, planned, **_wishes(args, processes, table))
+    else:
+        require_same_images(earlier, pool)
+        settings = _continued(args, earlier)
+    training = assemble(pool, planned, settings, processes, table, warn=_warn, transductive=args.transductive)
+    if earlier is not None:
+        training.load(earlier)
+        del earlier
+    writes = RunFolder(folder) if processes.is_first else None
+    if writes is not None:
+        _begin(writes, training, pool, settings)
+    workers = args.workers if args.workers is not None else (0 if processes.device.type == "cpu" else 4)
+    over = training.run(
+        writes,
+        stop_after=args.stop_after,
+        workers=workers,
+        intervals=Intervals(args.log_every, args.save_every, args.keep_every, args.draw_every),
+        progress=processes.is_first,
+    )
+    if writes is not None:
+        writes.close()
+        _end(writes, training.step, settings.steps, over)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name in ("steps", "batch_size", "stop_after", "processes", "mask_block", "workers"):
+        value, least = getattr(args, name), 0 if name == "workers" else 1
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least}; got {value}")
+    if args.mask_ratio is not None and not 0 < args.mask_ratio < 1:
+        raise UserError(f"--mask-ratio must lie between 0 and 1; got {args.mask_ratio}")
+    if args.anatomical_share is not None and not 0 <= args.anatomical_share <= 1:
+        raise UserError(f"--anatomical-share must be from 0 to 1; got {args.anatomical_share}")
+    if args.only_unlabelled and not args.unlabelled:
+        raise UserError("--only-unlabelled needs --unlabelled FOLDER")
+    if args.method != "alice" and not args.resume:
+        for name in ("views", "anatomical_share", "fidelity"):
+            if getattr(args, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} is for --method alice")
+        if args.shuffled or args.alice:
+            raise UserError("--shuffled and --alice are for --method alice")
+
+
+def _given(value: Any, stored: Any, name: str) -> Any:
+    if value is not None:
+        return value
+    return DEFAULTS[name] if stored is None else stored[name]
+
+
+def _method_of(args: argparse.Namespace, stored: Any) -> str:
+    return str(_given(args.method, stored, "method"))
+
+
+def _wishes(args: argparse.Namespace, processes: Any, table: Any) -> dict[str, Any]:
+    """Arguments of `choose_settings`."""
+    wishes = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
+    wishes.setdefault("precision", "fp16" if processes.device.type == "cuda" else "off")
+    if args.mask_block is not None:
+        wishes["block"] = args.mask_block
+    alice = _alice(args)
+    return {
+        **wishes,
+        "method": args.method or DEFAULTS["method"],
+        "steps": args.steps or DEFAULTS["steps"],
+        "seed": DEFAULTS["seed"] if args.seed is None else args.seed,
+        "augment": not args.no_augmentation,
+        "landmarks": "overlap" if table is None else table.kind,
+        "shuffled": args.shuffled,
+        "checkpointing": args.checkpointing,
+        "alice": alice,
+    }
+
+
+def _alice(args: argparse.Namespace) -> dict[str, Any]:
+    """Options of Alice by name, of --fidelity and --alice."""
+    from nnunet_ext.pretraining.starting import parse_option
+
+    options = dict(parse_option(text) for text in args.alice)
+    if args.fidelity is not None:
+        options["fidelity"] = args.fidelity
+    return options
+
+
+def _continued(args: argparse.Namespace, earlier: Any) -> Any:
+    """The settings of the earlier training; what the command line says otherwise is refused."""
+    from nnunet_ext.pretraining.settings import Settings
+
+    settings = Settings.from_dict(earlier["resume"]["settings"])
+    given = {name: getattr(args, name) for name in (*SETTINGS, "method", "trainer", "steps", "seed")}
+    given |= {"patch_size": tuple(args.patch) if args.patch else None}
+    flags = {"checkpointing": args.checkpointing, "shuffled": args.shuffled, "augment": args.no_augmentation or None}
+    given |= {name: (name != "augment") if flag else None for name, flag in flags.items()}
+    wished = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    different = [name for name in settings.as_dict() if getattr(settings, name) != getattr(wished, name)]
+    if different or args.alice or args.fidelity or args.mask_block:
+        named = different or ["alice, fidelity or mask_block"]
+        raise UserError(
+            f"--resume goes on with the settings that the training was begun with; given otherwise: {', '.join(named)}."
+            " Leave these options out, or begin a new training with -o"
+        )
+    return settings
+
+
+def _default_folder(args: argparse.Namespace, pool: Any) -> Path:
+    from nnunet_ext.plan import require_folder
+    from nnunet_ext.pretraining.preparing import FOLDER
+
+    parts = (args.method or DEFAULTS["method"], args.trainer or DEFAULTS["trainer"], args.plans, args.configuration)
+    return require_folder("nnUNet_results") / pool.plans["dataset_name"] / FOLDER / "__".join(parts)
+
+
+def _tell_left_out(pool: Any, processes: Any) -> None:
+    if processes.is_first:
+        for name, reason in pool.left_out:
+            print(f"left out  {name}: {reason}", file=sys.stderr)
+
+
+def _begin(folder: Any, training: Any, pool: Any, settings: Any) -> None:
+    from nnunet_ext.pretraining.starting import leakage_notice
+
+    folder.forget_after(training.step)
+    parameters = sum(p.numel() for p in training.adapter.network.parameters())
+    print(
+        f"{settings.method}: {type(training.adapter.network).__name__}, {parameters:,} parameters; {len(pool.cases)} "
+        f"images; patch {settings.patch_size}, batch {settings.batch_size}, mask blocks {settings.mask_block}; "
+        f"{settings.optimiser}, learning rate {settings.learning_rate:g}; steps {training.step} to {settings.steps}"
+    )
+    print(f"folder  {folder.path}")
+    if folder.tensorboard is None:
+        print("no TensorBoard here (pip install tensorboard); the numbers are in log.jsonl all the same")
+    notice = leakage_notice(pool, training.describe()["provenance"]["transductive"])
+    if notice:
+        _warn(notice)
+
+
+def _end(folder: Any, step: int, steps: int, over: bool) -> None:
+    from nnunet_ext.pretraining.run_folder import FINAL, LATEST
+
+    if over:
+        print(f"written  {folder.path / FINAL}\nnext     nnunet-ext pretrain-export {folder.path / FINAL} -o FILE.pth")
+    else:
+        print(f"stopped after step {step} of {steps}; --resume goes on\nwritten  {folder.path / LATEST}")
+
+
+def _warn(message: str) -> None:
+    print(f"WARNING: {message}", file=sys.stderr)
