@@ -181,7 +181,8 @@ class Alice:
         """The teacher's outputs for whole images; `queries` (2*B, L_q, K) are the student's."""
         features, projections = self.teacher.project(clean)
         casa = self.teacher.casa if self.options.average_casa else self.network.casa
-        return Taught(features.neck, projections.cls, casa(queries, projections.decoder))
+        aligned = self.options.aligned_scale * casa(queries, projections.decoder)
+        return Taught(features.neck, projections.cls, aligned)
 
     def _targets(self, taught: Taught, step: int) -> tuple[Tensor, Tensor]:
         """The teacher's distributions of views (2*B, K) and of aligned tokens (2*B, L_q, K)."""

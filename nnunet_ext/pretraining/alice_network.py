@@ -51,7 +51,7 @@ class AliceNetwork(nn.Module):
             options.prototypes,
         )
         self.casa: nn.Module = CASA(options.prototypes, options.heads, options.casa_hidden, options.dropout)
-        self.token_cap = options.token_cap
+        self.token_cap, self.aligned_scale = options.token_cap, options.aligned_scale
 
     def project(self, images: Tensor) -> tuple[Features, Projections]:
         """Features and logits of images (N, C, *patch); the maps have at most `token_cap` positions."""
@@ -64,7 +64,7 @@ class AliceNetwork(nn.Module):
     def forward(self, images: Tensor) -> AliceOutputs:
         """The student's outputs for masked images (N, C, *patch)."""
         features, projections = self.project(images)
-        aligned = self.casa(projections.encoder, projections.decoder)
+        aligned = self.aligned_scale * self.casa(projections.encoder, projections.decoder)
         return AliceOutputs(projections.cls, projections.encoder.detach(), aligned, features.reconstruction)
 
 

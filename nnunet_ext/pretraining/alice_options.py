@@ -30,6 +30,8 @@ class AliceOptions:
         average_casa: the teacher's alignment comes from a moving average of CASA in eval mode; otherwise from the
             student's CASA with its dropout.
         teacher_temperatures: at the beginning and after the warm-up.
+        aligned_scale: factor of CASA's outputs, which a layer norm has made about 16 times as large as the cosines that
+            these temperatures are for.
         temperature_warm_up: part of the steps.
         student_temperature: constant.
         weights: of the whole views', the positions' and the reconstruction's loss.
@@ -55,6 +57,7 @@ class AliceOptions:
     shared_teacher_head: bool = False
     average_casa: bool = True
     teacher_temperatures: tuple[float, float] = (0.04, 0.07)
+    aligned_scale: float = 1 / 16
     temperature_warm_up: float = 0.03
     student_temperature: float = 0.1
     weights: tuple[float, float, float] = (1.0, 1.0, 5.0)
@@ -104,6 +107,7 @@ ORIGINAL: dict[str, Any] = {
     "shared_teacher_head": True,
     "average_casa": False,
     "teacher_temperatures": (0.008, 0.01),
+    "aligned_scale": 1.0,
     "weights": (1.0, 1.0, 10.0),
     "teacher_momentum": 0.996,
     "clip_per_tensor": True,
