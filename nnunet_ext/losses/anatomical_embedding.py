@@ -175,7 +175,9 @@ def coarse_terms(
     with torch.no_grad():
         points, valid = _both(query, key)
         excluded = (torch.cdist(query.points[cells], points) <= distances.coarse_negative) | ~valid
-        excluded[torch.arange(len(cells)), len(query.points) + nearest] = True  # the counterpart itself
+        excluded[torch.arange(len(cells), device=nearest.device), len(query.points) + nearest] = (
+            True  # the counterpart itself
+        )
         likeness = query.vectors[cells] @ vectors.T
         negatives = _hard(likeness, excluded, sampling.coarse_hardest, sampling.coarse_negatives, generator)
     others = None

@@ -21,7 +21,7 @@ from nnunet_ext.pretraining.matching import match
 POINTS = 200
 MOST_CASES = 5
 NEAR = 10.0
-_TURN, _SCALE, _SHIFT, _BEND = 10.0, 0.1, 0.05, 0.02  # degrees, and parts of the volume's size
+_TURN, _SCALE, _SHIFT, _BEND = 15.0, 0.15, 0.1, 0.03  # degrees, and parts of the volume's size
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Quality:
 
     @property
     def poor(self) -> bool:
-        """Whether the median is more than three cells of the fine map."""
-        return self.median_mm > 3 * self.voxel_mm
+        """Whether the median is more than three cells of the fine map, or no better than not looking at all."""
+        return self.median_mm > 3 * self.voxel_mm or self.median_mm >= self.unmoved_mm
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -68,8 +68,8 @@ class Quality:
         )
         if self.poor:
             text += (
-                "\nWarning: the median error is more than three cells: don't use this embedding for correspondences "
-                "before it has been trained longer or on more volumes"
+                "\nWarning: that is more than three cells, or no better than leaving the points where they were: don't "
+                "use this embedding for correspondences before it has been trained longer or on more volumes"
             )
         return text
 

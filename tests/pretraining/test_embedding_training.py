@@ -15,8 +15,10 @@ from made_volumes import made_case, made_pool, smooth_volume
 from nnunet_ext.errors import UserError
 from nnunet_ext.pretraining import embedding_training as training
 from nnunet_ext.pretraining.cases import Pool
-from nnunet_ext.pretraining.embedding_file import read_embedding_file
+from nnunet_ext.pretraining.embedding_file import new_network, read_embedding_file
 from nnunet_ext.pretraining.embedding_grids import canonical_grid
+from nnunet_ext.pretraining.embedding_maps import Embedder
+from nnunet_ext.pretraining.embedding_quality import Quality, check_quality
 from nnunet_ext.pretraining.embedding_settings import Settings, crop_size, isotropic_spacing, settings_for
 from nnunet_ext.pretraining.embedding_training import learning_rate, split, train
 from nnunet_ext.pretraining.embedding_views import Volume, draw_grids, draw_pair
@@ -33,19 +35,32 @@ def pool() -> Pool:
 
 
 def test_training_learns_to_find_places(pool: Pool, tmp_path: Path) -> None:
-    settings = settings_for(pool, **SMALL, temperature=0.2)
-    trained = train(pool, tmp_path / "e.pth", 30, settings=settings, batch=2, progress=False, workers=1)
+    settings = settings_for(pool, **SMALL, temperature=0.2, learning_rate=0.05)
+    cpu = torch.device("cpu")
+    fresh = Embedder(new_network(settings).eval(), settings.spacing, False, cpu)
+    before = check_quality(fresh, pool, pool.cases, held_out=False)
+    trained = train(pool, tmp_path / "e.pth", 20, settings=settings, batch=1, progress=False, workers=1)
     losses = np.array(trained.losses)
-    assert len(losses) == 30
-    assert losses[-5:].mean() < 0.9 * losses[:5].mean()
+    assert len(losses) == 20
+    assert losses[1:].mean() < 0.9 * losses[0]
     quality = trained.quality
-    assert quality.median_mm < 0.5 * quality.chance_mm
+    assert before.poor
+    assert quality.median_mm < 0.5 * before.median_mm
+    assert quality.median_mm < 0.3 * quality.chance_mm
     assert not quality.held_out  # three are too few
     assert quality.points >= 195
     file = read_embedding_file(tmp_path / "e.pth")
     assert file.quality == quality.as_dict()
-    assert (file.step, file.cases, file.held_out) == (30, ("case_0", "case_1", "case_2"), ())
+    assert (file.step, file.cases, file.held_out) == (20, ("case_0", "case_1", "case_2"), ())
     assert torch.load(tmp_path / "e.pth", weights_only=True)["settings"]["crop"] == [24, 32, 24]
+
+
+def test_quality_warns() -> None:
+    good = Quality(200, 5.9, 0.9, 8.0, 24.0, 2.0, 0.8, True)
+    assert "Warning" not in good.summary()
+    assert "200 points of warped held-out volumes: median error 5.9 mm, 90% within 10 mm" in good.summary()
+    assert "more than three cells" in replace(good, median_mm=6.1).summary()
+    assert "no better than leaving" in replace(good, unmoved_mm=5.0).summary()
 
 
 def test_an_interrupted_training_goes_on_exactly(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
