@@ -12,12 +12,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from nnunet_ext import __version__
+from nnunet_ext.architectures.nnformer_plans import NETWORK_CLASS as NNFORMER
 from nnunet_ext.architectures.unetrpp_plans import NETWORK_CLASS as UNETRPP
 from nnunet_ext.errors import UserError
 from nnunet_ext.pretraining import planned
 from nnunet_ext.pretraining.adaptation_plan import adaptation_plan
 from nnunet_ext.pretraining.citations import CITATIONS
 from nnunet_ext.pretraining.copying import Copied, copy_weights
+from nnunet_ext.weights import nnformer_patch
 from nnunet_ext.weights.patch_size import adapt_patch_size
 
 ENOUGH = 0.95  # of the encoder's parameters
@@ -189,7 +191,10 @@ def _unetrpp(state: State, architecture: Mapping[str, Any], old: Sequence[int], 
     return adapt_patch_size(state, architecture["arch_kwargs"]["strides"], old, new)
 
 
-RESAMPLERS: dict[str, Callable[[State, Mapping[str, Any], Sequence[int], Sequence[int]], State]] = {UNETRPP: _unetrpp}
+RESAMPLERS: dict[str, Callable[[State, Mapping[str, Any], Sequence[int], Sequence[int]], State]] = {
+    UNETRPP: _unetrpp,
+    NNFORMER: nnformer_patch.adapt_patch_size,
+}
 """Network class to a function of state, architecture block, old and new patch size, for weights that depend on it."""
 
 

@@ -148,18 +148,19 @@ def test_too_little_in_common(workspace: support.Workspace, planned: Plans, tmp_
         exporting.make_target("NoSuchTrainer", plans, "3d_fullres", dataset_json)
 
 
-@pytest.mark.parametrize("trainer", ["UNETRPPTrainer", "SSHUNetTrainer"])
+@pytest.mark.parametrize("trainer", ["UNETRPPTrainer", "SSHUNetTrainer", "NNFormerTrainer"])
 def test_our_networks(trainer: str, workspace: support.Workspace, planned: Plans, tmp_path: Path) -> None:
-    """UNETR++ for another patch: position tables and projections are adapted, the rest is transferred."""
-    planner: Any = lookup.find("planner", f"{trainer.removesuffix('Trainer')}Planner_W4")
+    """For another patch, tables of positions (and UNETR++'s projections) are adapted, the rest is transferred."""
+    planner: Any = lookup.find("planner", f"{trainer.removesuffix('Trainer')}Planner_W8")
     plans = workspace.plan("plain", planner, thin=False)
     dataset_json = workspace.dataset_json(plans["dataset_name"])
     path = tmp_path / "checkpoint.pth"
     pretrained(path, plans, dataset_json, trainer=trainer)
     content, _ = exported(path, plans, dataset_json, trainer)
     assert content["copied"].share("encoder") == 1
+    assert not content["copied"].names("adapted")
     assert "nnssl_adaptation_plan" not in content
-    if trainer != "UNETRPPTrainer":
+    if trainer == "SSHUNetTrainer":
         return
     other = checkpoint_format.read(path)["plans"]
     settings = other["configurations"]["3d_fullres"]
@@ -167,7 +168,8 @@ def test_our_networks(trainer: str, workspace: support.Workspace, planned: Plans
     settings["architecture"]["arch_kwargs"]["patch_size"] = settings["patch_size"]
     content, _ = exported(path, other, dataset_json, trainer)
     assert content["copied"].share("encoder") == 1
-    assert any(name.endswith("pos_embed") for name in content["nnunet_ext"]["adapted"])
+    name = "pos_embed" if trainer == "UNETRPPTrainer" else "relative_position_bias_table"
+    assert any(adapted.endswith(name) for adapted in content["nnunet_ext"]["adapted"])
 
 
 def test_the_self_test_finds_what_is_wrong(workspace: support.Workspace, planned: Plans, tmp_path: Path) -> None:

@@ -105,6 +105,27 @@ def test_the_encoder_apart(workspace: support.Workspace, planned: Plans) -> None
     assert "encoder at 0.3 times that, encoder frozen for 2 epochs" in support.log_of(trainer)
 
 
+@pytest.mark.usefixtures("one_process")
+def test_freezing_with_ddp(workspace: support.Workspace, planned: Plans) -> None:
+    """The process group waits for every gradient, frozen or not."""
+    made = tuned("Seed1", "2its", "2epochs", encoder_rate_factor=0.3, freeze_epochs=1)
+    trainer = support.build_trainer(made, workspace, planned("plain"), disable_checkpointing=True)
+    trainer.device = torch.device("cpu")
+    trainer.initialize()
+    assert trainer.network is not trainer.bare_network()
+    first = trainer.bare_network().encoder.stages[0][0].convs[0].conv.weight
+    before, seen = first.detach().clone(), []
+    end = trainer.on_train_epoch_end
+
+    def look(outputs: Any) -> None:
+        seen.append(torch.equal(first, before))
+        end(outputs)
+
+    trainer.on_train_epoch_end = look
+    trainer.run_training()
+    assert seen == [True, False]
+
+
 def test_what_is_impossible_is_refused(workspace: support.Workspace, planned: Plans) -> None:
     plans = planned("plain")
     for attributes, text in (
