@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 try:
+    import golden_alice
     import golden_alice_modules
     import golden_embedding
     import golden_kd
@@ -24,6 +25,7 @@ try:
     import golden_tools as golden
 except ModuleNotFoundError:  # loaded by its path, outside of pytest
     sys.path.append(str(Path(__file__).parent))
+    import golden_alice
     import golden_alice_modules
     import golden_embedding
     import golden_kd
@@ -68,6 +70,7 @@ def run_fixture(method: str, spec: dict[str, Any], given: dict[str, np.ndarray])
         ("selfreg", "unet"): lambda spec, inputs: _slices(spec, inputs, golden_slices.import_unet),
         **{("selfreg", kind): golden_kd.run for kind in ("kd_inter", "kd_intra", "kd_total", "kd_general")},
         **{("ossnet", kind): _ossnet for kind in golden_ossnet.RUNNERS},
+        ("alice", "backbone"): golden_alice.run_backbone,
         **{("alice", kind): _embedding for kind in golden_embedding.RUNNERS},
         **{("alice", kind): _alice_modules for kind in golden_alice_modules.RUNNERS},
     }

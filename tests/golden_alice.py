@@ -29,13 +29,18 @@ def import_backbone(state: dict[str, Tensor], patch_size: tuple[int, ...], **opt
         patch_size: (D, H, W) voxels.
         **options: changes to the published network's arguments.
     """
-    configuration = nnformer.infer_configuration(state)
-    architecture = configuration.architecture(patch_size, **options)
-    network: nn.Module = transfer.build_network(
-        architecture, configuration.input_channels, configuration.outputs or configuration.input_channels
-    )
+    network = build(nnformer.infer_configuration(state), patch_size, **options)
     nnformer.load_weights(network, state)
     return network.eval()
+
+
+def build(configuration: nnformer.Configuration, patch_size: tuple[int, ...], **options: Any) -> Any:
+    """Our network, not yet loaded; arguments as of `import_backbone`."""
+    architecture = configuration.architecture(patch_size, **options)
+    made: nn.Module = transfer.build_network(
+        architecture, configuration.input_channels, configuration.outputs or configuration.input_channels
+    )
+    return made
 
 
 def set_positions(network: Any, positions: Tensor) -> None:
