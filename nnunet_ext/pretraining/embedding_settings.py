@@ -34,7 +34,8 @@ class Settings:
         fine: numbers of a fine vector.
         coarse: numbers of a coarse vector.
         learning_rate: of stochastic gradient descent, after the warm-up.
-        temperature: of both losses.
+        temperature: of both losses. The published one is 0.5; with 0.1 the loss fell further in the same time, and
+            places were found better, in other patients, too.
         rotation: degrees that a view is turned by at most, about each axis.
     """
 
@@ -46,7 +47,7 @@ class Settings:
     fine: int = 32
     coarse: int = 32
     learning_rate: float = 0.02
-    temperature: float = 0.5
+    temperature: float = 0.1
     rotation: float = 10.0
 
     @property
