@@ -20,11 +20,11 @@ from torch import nn
 
 from nnunet_ext import __version__
 from nnunet_ext.architectures.blocks.memory import BYTES_PER_UNIT, REFERENCE_BATCH_SIZE, training_inputs
+from nnunet_ext.architectures.graph import unused_parameters
 from nnunet_ext.cores import limit_torch_threads
 from nnunet_ext.registry import TRAINERS, TrainerEntry
 from nnunet_ext.trainers import checks, networks, pretrained_weights
 from nnunet_ext.trainers.checkpoints import write_atomically
-from nnunet_ext.trainers.graph import unused_parameters
 from nnunet_ext.trainers.guards import LossGuard, NonFiniteLossError, check_outputs, explain_non_finite
 from nnunet_ext.trainers.schedules import CosineLRScheduler
 

@@ -23,11 +23,11 @@ from nnunet_ext.architectures.blocks.point_decoder import PointDecoder
 from nnunet_ext.architectures.blocks.point_features import cell_position, sample_map
 from nnunet_ext.architectures.blocks.point_grid import voxel_coordinates
 from nnunet_ext.architectures.blocks.windows import gather_windows
+from nnunet_ext.architectures.graph import unused_parameters
 from nnunet_ext.architectures.ossnet_local_plans import number_of_points, ossnet_local_architecture
 from nnunet_ext.architectures.ossnet_plans import ossnet_architecture
 from nnunet_ext.losses.occupancy import OccupancyLoss, OccupancyTarget
 from nnunet_ext.losses.point_sampling import Sampling, draw_points
-from nnunet_ext.trainers.graph import unused_parameters
 from nnunet_ext.weights.transfer import build_network
 
 CHANNELS, CLASSES = 2, 3

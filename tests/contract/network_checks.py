@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nnunet_ext import registry
 from nnunet_ext.architectures.blocks.memory import BYTES_PER_UNIT, REFERENCE_BATCH_SIZE, training_inputs
-from nnunet_ext.trainers.graph import unused_parameters
+from nnunet_ext.architectures.graph import unused_parameters
 
 CHANNELS, CLASSES = 2, 3
 HEADS = ".seg_layers."

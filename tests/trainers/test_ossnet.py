@@ -22,11 +22,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ext.architectures.blocks.memory import training_inputs
 from nnunet_ext.architectures.blocks.point_grid import voxel_coordinates
+from nnunet_ext.architectures.graph import unused_parameters
 from nnunet_ext.architectures.ossnet_local_plans import NETWORK_CLASS, ossnet_local_architecture
 from nnunet_ext.architectures.ossnet_plans import NETWORK_CLASS as FAITHFUL
 from nnunet_ext.architectures.ossnet_plans import VARIANTS, ossnet_architecture
 from nnunet_ext.losses.point_sampling import Points
-from nnunet_ext.trainers.graph import unused_parameters
 from nnunet_ext.trainers.lookahead import Lookahead
 from nnunet_ext.trainers.options import variant_attributes
 from nnunet_ext.trainers.ossnet import OSSNetTrainer
