@@ -11,7 +11,6 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from pretraining.exported import as_residual, pretrained
 from torch import Tensor, nn
 
-from nnunet_ext import lookup
 from nnunet_ext.errors import UserError
 from nnunet_ext.pretraining import checkpoint_format, export_check, exporting
 from nnunet_ext.pretraining.copying import copy_weights, other_channels
@@ -151,8 +150,7 @@ def test_too_little_in_common(workspace: support.Workspace, planned: Plans, tmp_
 @pytest.mark.parametrize("trainer", ["UNETRPPTrainer", "SSHUNetTrainer", "NNFormerTrainer"])
 def test_our_networks(trainer: str, workspace: support.Workspace, planned: Plans, tmp_path: Path) -> None:
     """For another patch, tables of positions (and UNETR++'s projections) are adapted, the rest is transferred."""
-    planner: Any = lookup.find("planner", f"{trainer.removesuffix('Trainer')}Planner_W8")
-    plans = workspace.plan("plain", planner, thin=False)
+    plans = planned("plain")
     dataset_json = workspace.dataset_json(plans["dataset_name"])
     path = tmp_path / "checkpoint.pth"
     pretrained(path, plans, dataset_json, trainer=trainer)
