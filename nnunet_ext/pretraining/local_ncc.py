@@ -59,8 +59,8 @@ class Scale:
 def correlate(a: Coarse, b: Coarse, point: Array, start: Array, linear: Array, scale: Scale) -> tuple[Array, float]:
     """The place in `b` around `start` whose neighbourhood is most like that of `point` in `a`.
 
-    Only voxels inside both images count; a shift with less than half of a's neighbourhood is none. Between the cells,
-    the maximum of a parabola along each axis is taken.
+    Only voxels inside both images count; places outside of b, or with less than half of a's neighbourhood, are none.
+    Between the cells, the maximum of a parabola along each axis is taken.
 
     Args:
         a: the volume that the point is in.
@@ -76,7 +76,8 @@ def correlate(a: Coarse, b: Coarse, point: Array, start: Array, linear: Array, s
     template, weights = a.sample(point + _offsets(scale.half, scale.grid))
     searched = _offsets(scale.half + scale.steps, scale.grid) @ linear.T
     region, region_weights = b.sample(start + searched)
-    scores = correlations(template, weights, region, region_weights)
+    centres = (slice(scale.half, -scale.half),) * 3
+    scores = np.where(region_weights[centres] > 0, correlations(template, weights, region, region_weights), NOTHING)
     best = np.unravel_index(int(np.argmax(scores)), scores.shape)
     if scores[best] <= NOTHING:
         return start, NOTHING

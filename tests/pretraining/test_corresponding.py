@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK
 from made_bodies import Body, affine, scanner
-from made_pools import ORIENTATIONS, made_pool, spoil, write_case
+from made_pools import ORIENTATIONS, made_pool, plans_of, spoil, write_case
 
 from nnunet_ext.errors import UserError
 from nnunet_ext.pretraining import case_matching
+from nnunet_ext.pretraining.case_volumes import Looking
 from nnunet_ext.pretraining.cases import Pool
 from nnunet_ext.pretraining.corresponding import auto_kind, make_table
 from nnunet_ext.pretraining.frames import Frame, apply
@@ -147,6 +149,27 @@ def test_auto(pool: Pool, tmp_path: Path) -> None:
     table = make_table(crops, Options("bodybox", points=4)).table
     assert table.definition["extent"] == "image"
     assert table.definition["scale"]["grid"] == 1.0
+
+
+def test_clipped_ct_is_looked_at_in_the_raw_file(tmp_path: Path) -> None:
+    """The preprocessed image knows nothing below -100 HU, so fat and air are the same in it."""
+    body, frame = Body(), scanner()
+    hounsfield = 1150 * body.drawn(frame) - 1000
+    raw = SimpleITK.GetImageFromArray(hounsfield)
+    raw.SetSpacing((4.0, 4.0, 4.0))
+    raw.SetOrigin(frame.to_lps([0, 0, 0]))
+    SimpleITK.WriteImage(raw, str(tmp_path / "a_0000.nii.gz"))
+    clipped = write_case(tmp_path / "cases", "a", np.clip(hounsfield, 200, 1000), frame)
+    plans = plans_of("CTNormalization")
+    plans["foreground_intensity_properties_per_channel"]["0"]["percentile_00_5"] = 200.0
+    pool = Pool(tmp_path, (replace(clipped, raw=(str(tmp_path / "a_0000.nii.gz"),)),), plans, "3d_fullres", {})
+    looking = Looking.at(pool)
+    assert looking.ct
+    assert looking.level is None
+    box = looking.box(pool.cases[0])
+    np.testing.assert_allclose(box, [[-90, -60, -100], [90, 60, 100]], atol=8.1)
+    without = looking.box(replace(pool.cases[0], raw=(str(tmp_path / "gone.nii.gz"),)))
+    assert (without[1] - without[0] < box[1] - box[0]).all()
 
 
 @pytest.mark.parametrize(
