@@ -84,6 +84,14 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     return dict(content)
 
 
+def recognise(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a checkpoint of pre-training; its tensors stay on the disk."""
+    try:
+        return is_ours(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    except Exception:  # torch raises half a dozen unrelated types for files that it cannot read
+        return False
+
+
 def is_ours(content: Any) -> bool:
     """Whether the content of a file is a checkpoint of pre-training, of whatever version."""
     return isinstance(content, Mapping) and content.get("format") == FORMAT

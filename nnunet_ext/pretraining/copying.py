@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ext.errors import UserError
+from nnunet_ext.weights.nnformer import adapt_channels
 
 HEADS = ".seg_layers."  # nnU-Net's loader leaves these out
 Fate = Literal["transferred", "adapted", "left random"]
@@ -104,22 +105,6 @@ def copy_weights(
     return Copied(tuple(weights))
 
 
-def other_channels(weight: Tensor, channels: int) -> Tensor:
-    """A first convolution for another number of image channels.
-
-    More channels get the old ones in turn, fewer get their mean; both times old / new channels, so that the sum over
-    channels keeps its size.
-
-    Args:
-        weight: (out, C, *kernel).
-        channels: the new C.
-    """
-    old = weight.shape[1]
-    if channels > old:
-        return weight[:, [i % old for i in range(channels)]] * (old / channels)
-    return weight.mean(1, keepdim=True).expand(-1, channels, *weight.shape[2:]) * (old / channels)
-
-
 def _part(names: list[str], has_encoder: bool) -> Part:
     if any(HEADS in name for name in names):
         return "heads"
@@ -153,7 +138,7 @@ def _copy(
         tensor.copy_(value)
         return ("adapted" if name in resampled else "transferred"), ""
     if _is_input(value, tensor, channels):
-        tensor.copy_(other_channels(value, channels[1]))
+        tensor.copy_(adapt_channels(value, channels[1]))
         return "adapted", ""
     return "left random", f"{tuple(value.shape)} in the pre-trained network, {tuple(tensor.shape)} here"
 
@@ -161,7 +146,7 @@ def _copy(
 def _is_input(value: Tensor, tensor: Tensor, channels: tuple[int, int]) -> bool:
     """Whether the two differ in the number of image channels alone."""
     old, new = channels
-    if old == new or value.dim() < 3 or value.dim() != tensor.dim():
+    if old == new or value.dim() != 5 or tensor.dim() != 5:
         return False
     theirs, ours = list(value.shape), list(tensor.shape)
     return (theirs.pop(1), ours.pop(1)) == (old, new) and theirs == ours

@@ -10,14 +10,18 @@ from nnunet_ext.errors import UserError
 
 if TYPE_CHECKING:
     from nnunet_ext.pretraining.copying import Copied
-    from nnunet_ext.pretraining.exporting import Target
+    from nnunet_ext.pretraining.exporting import Source, Target
 
 _SHOWN = {"rest": "decoder and others"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments; imports neither torch nor nnU-Net."""
-    parser.add_argument("checkpoint", type=Path, help="of nnunet-ext pretrain; with --check also an exported file")
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        help="of nnunet-ext pretrain, or a published one of Alice or nnFormer; with --check also an exported file",
+    )
     parser.add_argument("-o", "--output", type=Path, help="the file to write, for nnUNetv2_train -pretrained_weights")
     parser.add_argument(
         "-d", "--dataset", help="the data set to fine-tune on, name or number; default: the pre-training's"
@@ -62,9 +66,7 @@ def _export(args: argparse.Namespace) -> int:
     from nnunet_ext.pretraining import checkpoint_format, export_check, exporting
     from nnunet_ext.weights.saving import save_atomically
 
-    read = checkpoint_format.read(args.checkpoint)
-    source = exporting.source_of(read, args.branch)
-    target = _target(args, read)
+    source, target, notes = _source(args)
     content, copied = exporting.export(source, target, what=args.what, partial=args.partial, seed=args.seed)
     content["nnunet_ext"]["checkpoint_sha256"] = _digest(args.checkpoint)
     save_atomically(checkpoint_format.as_plain(content), args.output)
@@ -73,14 +75,41 @@ def _export(args: argparse.Namespace) -> int:
     except UserError:
         args.output.unlink(missing_ok=True)
         raise
-    facts = content["nnunet_ext"]
-    print(f"source   {facts['method']}, step {facts['step']} of {facts['total_steps']}, {facts['branch']}")
+    print(f"source   {_described(content['nnunet_ext'])}")
+    for note in notes:
+        print(f"note     {note}")
     _print_table(copied)
     print("checked  nnU-Net's own loader makes the same network of it")
     print(f"written  {args.output}")
-    _print_leakage(read["cases"], bool(read["provenance"].get("transductive")), target.plans["dataset_name"])
+    if "cases" in source.facts and not source.facts["provenance"].get("transductive"):
+        _print_leakage(source.facts["cases"], target.plans["dataset_name"])
     _print_use(args, target)
     return 0
+
+
+def _source(args: argparse.Namespace) -> tuple[Source, Target, list[str]]:
+    """The pre-trained weights, the network that they are for, and notes for people."""
+    from nnunet_ext.pretraining import checkpoint_format, exporting, published
+
+    found = None
+    if args.checkpoint.is_file() and not checkpoint_format.recognise(args.checkpoint):
+        found = published.find_published(args.checkpoint, args.branch)
+    if found is None:
+        read = checkpoint_format.read(args.checkpoint)
+        return exporting.source_of(read, args.branch), _target(args, read), []
+    if args.dataset is None:
+        raise UserError(f"-d is missing: {args.checkpoint.name} is a published checkpoint, which knows no data set")
+    plans = {"plans_name": published.PLANS}
+    target = _target(args, {"trainer": published.TRAINER, "configuration": published.CONFIGURATION, "plans": plans})
+    source, notes = published.published_source(found, target, args.seed)
+    return source, target, notes
+
+
+def _described(facts: dict[str, Any]) -> str:
+    """Of what the weights were made, in a line."""
+    if "step" in facts:
+        return f"{facts['method']}, step {facts['step']} of {facts['total_steps']}, {facts['branch']}"
+    return f"published, {facts['provenance']['layout']} layout{', ' + facts['branch'] if facts['branch'] else ''}"
 
 
 def _target(args: argparse.Namespace, read: dict[str, Any]) -> Target:
@@ -198,9 +227,7 @@ def leakage_lines(cases: Any, dataset: str) -> list[str]:
     return lines
 
 
-def _print_leakage(cases: Any, transductive: bool, dataset: str) -> None:
-    if transductive:
-        return
+def _print_leakage(cases: Any, dataset: str) -> None:
     import sys
 
     for line in leakage_lines(cases, dataset):

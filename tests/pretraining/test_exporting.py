@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nnunet_ext.errors import UserError
 from nnunet_ext.pretraining import checkpoint_format, export_check, exporting
-from nnunet_ext.pretraining.copying import copy_weights, other_channels
+from nnunet_ext.pretraining.copying import copy_weights
 from nnunet_ext.weights.saving import save_atomically
 
 Plans = Callable[[str], dict[str, Any]]
@@ -123,10 +123,6 @@ def test_other_channels_and_classes(workspace: support.Workspace, planned: Plans
     image = torch.randn(1, 1, 24, 32, 32)
     for ours, theirs in zip(encoder_of(loaded, image.repeat(1, 2, 1, 1, 1)), encoder_of(student, image), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    weight = torch.randn(4, 3, 3, 3, 3)
-    assert other_channels(weight, 2).shape == (4, 2, 3, 3, 3)
-    torch.testing.assert_close(other_channels(weight, 2).sum(1), weight.sum(1))
-    torch.testing.assert_close(other_channels(weight, 6).sum(1), weight.sum(1))
 
 
 def test_too_little_in_common(workspace: support.Workspace, planned: Plans, tmp_path: Path) -> None:
