@@ -54,7 +54,6 @@ def test_a_branch_of_a_raw_checkpoint(narrow: str, tmp_path: Path, capsys: pytes
     }
     torch.save(content, path)
     command = ["pretrain-export", str(path), "-o", str(output), "--overwrite"]
-    name = "encoder.stages.0.0.attn.qkv.weight"
     for options, expected in (([], teacher), (["--branch", "student"], student)):
         assert cli.main([*command, "-d", "901", "-p", narrow, *options]) == 0
         told = capsys.readouterr()
