@@ -30,6 +30,7 @@ from nnunet_ext.pretraining.optimisation import default_optimiser
 from nnunet_ext.pretraining.planned import adapted_plans, build_network, find_trainer
 from nnunet_ext.pretraining.sampling import Samples, SamplingOptions
 from nnunet_ext.pretraining.settings import Settings
+from nnunet_ext.pretraining.unused import freeze_unused
 
 CENTRED = ("ZScoreNormalization", "CTNormalization")  # schemes after which 0 is the mean
 LOOKED_AT = 16  # images whose mean is taken for other schemes
@@ -218,6 +219,7 @@ def assemble(
     if settings.checkpointing:
         planned.adapter.checkpoint_stages()
     objective = make_objective(planned, settings, fill, warn)
+    freeze_unused(objective.student, planned.input_channels, planned.patch_size)
     sampling = SamplingOptions(
         patch_size=settings.patch_size,
         block=settings.mask_block,
