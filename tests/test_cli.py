@@ -109,6 +109,7 @@ def test_plans_names_agree() -> None:
         "SSHUNetPlans",
         "UNETRPPPlans",
         "SwinUNetPlans",
+        "NNFormerPlans",
         "OSSNetPlans",
         "nnUNetPlans",
     }

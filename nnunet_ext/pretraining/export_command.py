@@ -190,14 +190,14 @@ def _check(args: argparse.Namespace) -> int:
         raise UserError("--check needs -d, the data set that is fine-tuned on")
     name = _preprocessed(args.dataset).name
     lines = leakage_lines(origin.cases, name)
-    for line in lines:
+    for line in lines.values():
         print(line)
     if not lines:
         print(f"ok       none of the validation cases of {name} is among the {len(origin.cases)} images")
     return int(bool(lines))
 
 
-def leakage_lines(cases: Any, dataset: str) -> list[str]:
+def leakage_lines(cases: Any, dataset: str) -> dict[int, str]:
     """A sentence for each fold of a data set whose validation cases were pre-trained on.
 
     Args:
@@ -211,24 +211,30 @@ def leakage_lines(cases: Any, dataset: str) -> list[str]:
     roots = [os.environ.get(name) for name in ("nnUNet_raw", "nnUNet_preprocessed")]
     raw, preprocessed = (Path(root or ".") / dataset for root in roots)
     if roots[1] is None:
-        return []
+        return {}
     try:
-        folds = {
-            fold: leakage.validation_cases(preprocessed, fold) for fold in range(leakage.number_of_folds(preprocessed))
-        }
+        numbers = range(leakage.number_of_folds(preprocessed))
+        folds = {fold: leakage.validation_cases(preprocessed, fold) for fold in numbers}
     except UserError:
-        return []
+        return {}
     found = {o.case: o for o in leakage.overlap(cases, raw, sorted({case for fold in folds.values() for case in fold}))}
-    lines = []
-    for fold, names in folds.items():
-        theirs = [found[name] for name in names if name in found]
-        if theirs:
-            lines.append(f"WARNING: {leakage.warning(theirs, len(names), dataset, fold)}")
-    return lines
+    theirs = {fold: [found[name] for name in names if name in found] for fold, names in folds.items()}
+    return {
+        fold: f"WARNING: {leakage.warning(met, len(folds[fold]), dataset, fold)}" for fold, met in theirs.items() if met
+    }
 
 
 def _print_leakage(cases: Any, dataset: str) -> None:
+    """One warning on stderr: of one fold its cases, of several which."""
     import sys
 
-    for line in leakage_lines(cases, dataset):
-        print(line, file=sys.stderr)
+    lines = leakage_lines(cases, dataset)
+    if len(lines) == 1:
+        print(*lines.values(), file=sys.stderr)
+    elif lines:
+        print(
+            f"WARNING: validation cases of {dataset}, folds {', '.join(map(str, lines))}, were pre-trained on: the "
+            "file is not for these folds, whose scores would be too good (--check lists the cases; `nnunet-ext "
+            "pretrain ... --exclude-fold N` makes one pre-training a fold, --transductive says that it is meant)",
+            file=sys.stderr,
+        )

@@ -39,7 +39,7 @@ def test_export_and_train(
     assert [line[-1] for line in lines] == ["100.0"] * 3
     assert "left random" in told.out
     assert "use      nnUNetv2_train Dataset901_plain 3d_fullres FOLD -tr UNetTrainer_FineTune" in told.out
-    assert told.err.count("WARNING: 1 of 2 validation cases of Dataset901_plain, fold") == 2
+    assert "WARNING: validation cases of Dataset901_plain, folds 0, 1, were pre-trained on" in told.err
     trainer = support.build_trainer(trainer_class("UNetTrainer_FineTune_1its_1epochs"), folders, planned("plain"))
     maybe_load_checkpoint(trainer, False, False, str(output))
     trainer.run_training()
