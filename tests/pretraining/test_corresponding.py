@@ -17,6 +17,8 @@ from nnunet_ext.pretraining import case_matching
 from nnunet_ext.pretraining.case_volumes import Looking
 from nnunet_ext.pretraining.cases import Pool
 from nnunet_ext.pretraining.corresponding import auto_kind, make_table
+from nnunet_ext.pretraining.embedding_file import EmbeddingFile, new_network
+from nnunet_ext.pretraining.embedding_settings import settings_for
 from nnunet_ext.pretraining.frames import Frame, apply
 from nnunet_ext.pretraining.landmark_assembly import Options
 from nnunet_ext.pretraining.landmarks import LandmarkTable, table_path
@@ -149,6 +151,29 @@ def test_auto(pool: Pool, tmp_path: Path) -> None:
     table = make_table(crops, Options("bodybox", points=4)).table
     assert table.definition["extent"] == "image"
     assert table.definition["scale"]["grid"] == 1.0
+
+
+def test_an_embedding_matches_too(tmp_path: Path) -> None:
+    """Even an untrained network finds the same places in the same image that lies elsewhere."""
+    shift = (21.0, -13.0, 37.0)
+    patients = {
+        "a": (Body(), scanner((48, 32, 48))),
+        "b": (Body(affine((1, 1, 1), shift)), scanner((48, 32, 48), 4.0, shift)),
+    }
+    pool = made_pool(tmp_path, patients)
+    settings = settings_for(pool, spacing=4.0, features=(4, 8, 8, 8), fine=8, coarse=8)
+    weights = {key: value.clone() for key, value in new_network(settings).state_dict().items()}
+    file = tmp_path / "embedding.pth"
+    EmbeddingFile(settings, weights, 1, 1, 0, ("a",), (), {}).write(file)
+    options = Options("embedding", points=24, reference="a", threshold=0.5, weights=file)
+    found = make_table(pool, options)
+    table = found.table
+    assert table.definition["cycle_mm"] == 20
+    assert table.acceptance() == 1
+    assert table.median_score() > 0.99
+    assert np.abs(table.points[1] - table.points[0] - np.array(shift)).max() < 4.01  # half a cell
+    assert make_table(pool, options).earlier == 1
+    assert auto_kind(pool, embedding=True) == "embedding"
 
 
 def test_clipped_ct_is_looked_at_in_the_raw_file(tmp_path: Path) -> None:
