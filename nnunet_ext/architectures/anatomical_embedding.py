@@ -73,7 +73,7 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, *grid) -> (B, outputs, *grid / stride)."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        return F.relu(shortcut + self.conv2(F.relu(self.conv1(x))))
+        return F.relu(shortcut + self.conv2(F.relu(self.conv1(x), inplace=True)), inplace=True)
 
 
 class ResNet3d18(nn.Module):
@@ -96,7 +96,7 @@ class ResNet3d18(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, 1, Z, Y, X) -> the stages' outputs, at the strides (2,2,2), (2,4,4), (2,8,8), (4,16,16)."""
-        x = F.relu(self.conv1(x))
+        x = F.relu(self.conv1(x), inplace=True)
         maps = []
         for stage in range(len(self.FEATURES)):
             x = self.get_submodule(f"layer{stage + 1}")(x)

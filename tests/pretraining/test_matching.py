@@ -74,7 +74,7 @@ def test_points_find_themselves() -> None:
     cells = np.array([[0, 0, 0], [5, 9, 7], [2, 3, 4]])
     outside = np.array([[np.nan] * 3, [1000.0, 0.0, 0.0]])
     points = np.concatenate([maps.frame.to_lps(cells + 0.3), outside])
-    found = match(maps, maps, points, cycle=True)
+    found = match(maps, maps, points, cycle=True, refine=False)
     np.testing.assert_allclose(found.points[:3], maps.frame.to_lps(cells))
     np.testing.assert_allclose(found.scores[:3], 1, atol=1e-6)
     assert found.cycle is not None
@@ -85,11 +85,29 @@ def test_points_find_themselves() -> None:
     assert len(match(maps, maps, np.zeros((0, 3))).points) == 0
 
 
+def test_refined_between_cells() -> None:
+    """Vectors that turn as one goes along x: the top is found between cells, and the point's own place in its cell."""
+    angle = np.arange(8)[None, None, :] * 0.1 * np.ones((6, 4, 1))
+
+    def turned(by: float) -> Maps:
+        vectors = torch.from_numpy(np.stack([np.cos(angle + by), np.sin(angle + by)])[None].astype(np.float32))
+        frame = Frame.regular((6, 4, 8), (4.0, 4.0, 4.0), (0.0, 0.0, 0.0))
+        return Maps(Embedding(vectors, torch.ones(1, 2, 1, 1, 1)), frame)
+
+    query, key = turned(0.0), turned(0.03)
+    point = query.frame.to_lps(np.array([[0.2, 0, 4.1]]))
+    found = match(query, key, point)
+    np.testing.assert_allclose(found.points[0, 0], (4.1 - 0.3) * 4, atol=0.02)  # x
+    np.testing.assert_allclose(found.points[0, 2], 0.2 * 4, atol=1e-6)  # z: all alike, the first one
+    border = match(query, key, query.frame.to_lps(np.array([[0, 0, 0.0]])))
+    np.testing.assert_allclose(border.points[0], 0, atol=1e-6)
+
+
 def test_padding_is_not_searched() -> None:
     maps = made_maps()
     smaller = Maps(maps.embedding, Frame((6, 10, 7), maps.frame.matrix))
     point = maps.frame.to_lps(np.array([[2, 3, 7]]))
-    found = match(maps, smaller, point)
+    found = match(maps, smaller, point, refine=False)
     assert smaller.frame.to_index(found.points)[0, 2] < 6.5
     assert found.scores[0] < 0.999
 
@@ -98,7 +116,7 @@ def test_half_precision_is_enough() -> None:
     maps = made_maps()
     half = Maps(Embedding(maps.embedding.fine.half(), maps.embedding.coarse.half()), maps.frame)
     points = maps.frame.to_lps(np.array([[2, 3, 4], [1, 1, 1]]))
-    np.testing.assert_allclose(match(maps, half, points).points, points)
+    np.testing.assert_allclose(match(maps, half, points, refine=False).points, points)
     np.testing.assert_allclose(match(half, maps, points).scores, 1, atol=1e-3)
 
 
