@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_ext.architectures.blocks.precision import at_least_float32
+from nnunet_ext.architectures.nnformer_plans import nnformer_architecture, nnformer_strides
 from nnunet_ext.architectures.ossnet_local_plans import number_of_points, ossnet_local_architecture
 from nnunet_ext.architectures.ossnet_plans import ossnet_architecture
 from nnunet_ext.architectures.sshunet_plans import sshunet_architecture
@@ -64,6 +65,12 @@ def _unetrpp(plan: Plan, **options: Any) -> dict[str, Any]:
     return unetrpp_architecture(plan.patch_size, strides, base_width=plan.base_width // 2, **options)
 
 
+def _nnformer(plan: Plan, **options: Any) -> dict[str, Any]:
+    """An nnFormer of Alice's widths where the plan has nnU-Net's, with the strides of its own planner."""
+    strides = nnformer_strides(plan.patch_size)
+    return nnformer_architecture(plan.patch_size, strides, base_width=plan.base_width * 3 // 2, **options)
+
+
 def _ossnet_local(plan: Plan, **options: Any) -> dict[str, Any]:
     kernels = [[3, 3, 3]] * plan.n_stages
     return ossnet_local_architecture(plan.patch_size, plan.strides, kernels, base_width=plan.base_width, **options)
@@ -108,12 +115,16 @@ def _of_classes(head: Tensor, classes: int) -> Tensor:
 ARCHITECTURES: dict[str, Callable[..., dict[str, Any]]] = {
     "SSHUNet": lambda plan, **options: sshunet_architecture(plan.strides, plan.features, **options),
     "UNETRPP": _unetrpp,
+    "NNFormer": _nnformer,
     "OSSNetLocal": _ossnet_local,
     "OSSNet": _ossnet,
 }
 
 #: Options that switch a network's dropout off: two ways of computing the same can only be compared without.
-NO_DROPOUT: dict[str, dict[str, Any]] = {"UNETRPP": {"attention_dropout": [0.0, 0.0], "block_dropout": 0.0}}
+NO_DROPOUT: dict[str, dict[str, Any]] = {
+    "UNETRPP": {"attention_dropout": [0.0, 0.0], "block_dropout": 0.0},
+    "NNFormer": {"drop_path_rate": 0.0},
+}
 
 #: Networks that decode points.
 POINTS = ("OSSNetLocal", "OSSNet")
@@ -129,6 +140,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "OSSNetLocal points": ("OSSNetLocal", {}),
     "OSSNetLocal points Padé": ("OSSNetLocal", {"activation": "pade"}),
     "OSSNet D points": ("OSSNet", {"variant": "D"}),
+    "NNFormer": ("NNFormer", {}),
+    "NNFormer legacy": ("NNFormer", {"relative_index": "legacy"}),
     "UNETRPP sum legacy": ("UNETRPP", {"projections": "no_bias", "fusion": "sum", "sa_layout": "legacy"}),
 }
 

@@ -20,6 +20,7 @@ DATASET = "Dataset001_Described"
 PLANNERS = (
     *("SSHUNetPlanner", "SSHUNetPlannerL", "SSHUNetPlannerXL", "SSHUNetPlanner_W16", "SSHUNetPlanner_Published"),
     *("UNETRPPPlanner", "UNETRPPPlannerL", "UNETRPPPlannerXL", "UNETRPPPlanner_W8", "UNETRPPPlanner_Synapse"),
+    *("NNFormerPlanner", "NNFormerPlannerL", "NNFormerPlanner_W24"),
     *("OSSNetPlanner", "OSSNetPlannerL", "OSSNetPlanner_W16", "OSSNetPlanner_Published"),
 )
 

@@ -45,7 +45,7 @@ def test_every_registered_3d_network_is_measured(gpu: ModuleType) -> None:
 def test_pieces_run_on_the_cpu_and_reports_add_up(
     gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("SSHUNet GSM", "SSHUNet TSM VFN", "UNETRPP separate", "UNETRPP sum legacy"):
+    for name in ("SSHUNet GSM", "SSHUNet TSM VFN", "UNETRPP separate", "UNETRPP sum legacy", "NNFormer legacy"):
         monkeypatch.delitem(gpu.gpu_networks.VARIANTS, name)  # the time of a test run is short
     short = {"n_blocks_per_stage": [1] * 4, "n_blocks_per_stage_decoder": [1] * 3}
     monkeypatch.setitem(gpu.gpu_networks.VARIANTS, "UNETRPP tied", ("UNETRPP", short))
