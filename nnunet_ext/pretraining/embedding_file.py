@@ -92,12 +92,12 @@ def read_embedding_file(path: Path) -> EmbeddingFile:
         UserError: the file is missing, damaged, of another version, or something else.
     """
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file; give one that train-embedding wrote")
+        raise UserError(f"{path}: there is no such file; give one that nnunet-ext correspond --train-embedding wrote")
     content = safe_load(path)
     if not is_ours(content) or content.get("format_version") != FORMAT_VERSION:
         raise UserError(
-            f"{path.name}: not an embedding that train-embedding wrote (format version {FORMAT_VERSION}); train one, "
-            "or give SAM.pth where published weights are allowed"
+            f"{path.name}: not an embedding that nnunet-ext correspond --train-embedding wrote (format version "
+            f"{FORMAT_VERSION}); train one, or give SAM.pth where published weights are allowed"
         )
     values: dict[str, Any] = {key: value for key, value in content.items() if key not in ("format", "format_version")}
     try:

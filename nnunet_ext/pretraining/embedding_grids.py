@@ -70,9 +70,10 @@ def positions(frame: Frame) -> Array:
 
 def minima(image: Any) -> Tensor:
     """What is outside of an image, (C,): its channels' least values, on a coarse grid of large images."""
-    steps = (slice(None), *(slice(None, None, max(1, edge // 64)) for edge in image.shape[1:]))
-    coarse = np.asarray(image[steps], np.float32)
-    return torch.from_numpy(coarse.reshape(len(coarse), -1).min(axis=1))
+    first, *others = (max(1, edge // 64) for edge in image.shape[1:])
+    within = (slice(None), slice(None), *(slice(None, None, step) for step in others))
+    least = [np.asarray(image[:, z : z + 1], np.float32)[within] for z in range(0, image.shape[1], first)]
+    return torch.from_numpy(np.concatenate(least, axis=1).min(axis=(1, 2, 3)))
 
 
 def sample(image: Any, frame: Frame, grid: Frame, outside: Tensor, smooth: bool = True) -> Tensor:

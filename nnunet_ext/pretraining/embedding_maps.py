@@ -45,8 +45,8 @@ class Embedder:
         channels: of the images that it sees.
         definition: JSON values that say which file it is.
         most_voxels: larger volumes are embedded in tiles along z. Batch norm of the published network does not notice;
-            instance norm of ours does a little, so give it the memory that there is (about 0.5 kB a voxel; 1 kB for the
-            published network).
+            instance norm of ours does a little, so give it the memory that there is (about 0.5 kB a voxel, 0.7 kB
+            for the published network).
     """
 
     network: Any
@@ -100,7 +100,9 @@ def load_embedder(path: str | Path, device: torch.device, most_voxels: int = MOS
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file; give SAM.pth, or a file that train-embedding wrote")
+        raise UserError(
+            f"{path}: there is no such file; give SAM.pth, or a file that nnunet-ext correspond --train-embedding wrote"
+        )
     definition: dict[str, Any] = {"file": path.name, "sha256": checksum(path)}
     if is_ours(safe_load(path)):
         trained = read_embedding_file(path)
@@ -124,7 +126,7 @@ def raw_ct(case: Case, pool: Pool) -> tuple[np.ndarray, Frame]:
     if channel is None:
         raise UserError(
             f"published weights of the anatomical embedding are for CT, but the data set's channels are "
-            f"{', '.join(map(str, names))}; train an embedding of your own (train-embedding)"
+            f"{', '.join(map(str, names))}; train an embedding of your own (nnunet-ext correspond --train-embedding)"
         )
     if len(case.raw) <= channel or not Path(case.raw[channel]).is_file():
         raise UserError(

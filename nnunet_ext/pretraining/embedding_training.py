@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -200,8 +199,8 @@ def _earlier(path: Path, start: EmbeddingFile, proceed: bool) -> EmbeddingFile |
     if not proceed:
         raise UserError(f"{path} is there already: continue its training, or give another name")
     before = read_embedding_file(path)
-    decisive: dict[str, Any] = {"settings": None, "steps": None, "seed": None, "cases": None}
-    different = [name for name in decisive if getattr(before, name) != getattr(start, name)]
+    decisive = {"settings": "settings", "steps": "number of steps", "seed": "seed", "cases": "set of cases"}
+    different = [word for name, word in decisive.items() if getattr(before, name) != getattr(start, name)]
     if different:
         raise UserError(
             f"{path} was trained with another {', '.join(different)}; continue with the same, or give another name"
