@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,7 +34,7 @@ _GEOMETRY = ("spacing", "normalization_schemes", "use_mask_for_norm", "resamplin
 
 @dataclass(frozen=True)
 class _Job:
-    """A case to be prepared: preprocessed into `folder` unless `done`, hashed, and looked at."""
+    """A case to be prepared: preprocessed into `folder` unless `done` (perhaps `by_nnunet`), hashed, and looked at."""
 
     raw: RawCase
     folder: Path
@@ -42,6 +42,7 @@ class _Job:
     configuration: str
     dataset_json: dict[str, Any]
     done: bool
+    by_nnunet: bool
 
 
 def open_pool(
@@ -91,7 +92,8 @@ def open_pool(
     for case in raw:
         there = _is_there(own, case.name) if case.own else False
         target = own if there else prepared
-        jobs.append(_Job(case, target, content, configuration, dataset_json, there or _is_there(prepared, case.name)))
+        done = there or _is_there(prepared, case.name)
+        jobs.append(_Job(case, target, content, configuration, dataset_json, done, there))
     cases, left_out = _prepare_all(jobs, folder, processes, progress)
     if not cases:
         raise UserError(f"none of {len(jobs)} images could be prepared; the first: {left_out[0][0]}: {left_out[0][1]}")
@@ -188,10 +190,11 @@ def _prepare_all(
     todo: list[_Job] = []
     for job in jobs:
         entry = known.get(_key(job))
-        if job.done and entry is not None and entry["files"] == _stamps(job.raw.files):
+        same = entry is not None and entry["files"] == _stamps(job.raw.files)
+        if entry is not None and same and job.done:
             entries[_key(job)] = entry
-        else:
-            todo.append(job)
+        else:  # what we prepared from other files is prepared again; nnU-Net's own is nnU-Net's affair
+            todo.append(job if job.by_nnunet else replace(job, done=False))
     left_out: list[tuple[str, str]] = []
     bar = tqdm(_results(todo, processes), total=len(todo), desc="prepare", disable=not progress or not todo)
     for number, (job, result) in enumerate(bar, 1):
