@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from nnunet_ext.architectures.blocks import window_attention
 from nnunet_ext.architectures.blocks.patch_convolutions import TokenEmbedding, sine_cosine_table
 from nnunet_ext.architectures.blocks.shifted_windows import (
     cut_windows,
@@ -218,3 +219,20 @@ def test_parameters_get_gradients_in_checkpointed_stages() -> None:
         stage.register_forward_hook(lambda *_: calls.append(1))
     network(torch.randn(1, 2, 32, 32, 32))
     assert len(calls) == 7
+
+
+def test_many_windows_are_attended_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, image = small(), torch.randn(2, 2, 32, 32, 32)
+    with torch.no_grad():
+        expected = network(image)
+        monkeypatch.setattr(window_attention, "MOST_WINDOWS", 5)
+        torch.testing.assert_close(network(image), expected)
+
+
+def test_mixed_precision_keeps_the_result() -> None:
+    network, image = small().train(), torch.randn(1, 2, 32, 32, 32)
+    expected = network.eval()(image)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = network(image)
+    logits.float().mean().backward()
+    assert (logits.float() - expected).abs().max() < 0.1 * expected.std()

@@ -26,6 +26,8 @@ from nnunet_ext.architectures.blocks.shifted_windows import (
     triple,
 )
 
+MOST_WINDOWS = 65_535  # in one call: fused kernels count the batch in a grid dimension of CUDA, which ends there
+
 
 @dataclass(frozen=True)
 class WindowOptions:
@@ -86,7 +88,7 @@ class WindowAttention(nn.Module):
             bias = together.expand(count // len(mask), *together.shape).flatten(0, 1)
         else:
             bias = bias.expand(count, -1, -1, -1)
-        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        attended = _attend(q, k, v, bias)
         out: Tensor = self.proj(attended.transpose(1, 2).reshape(count, tokens, width))
         return out
 
@@ -100,6 +102,14 @@ class WindowAttention(nn.Module):
         """(windows, tokens, parts * C) to tensors (windows, heads, tokens, C / heads)."""
         count, tokens, _ = x.shape
         return list(x.view(count, tokens, parts, self.heads, -1).permute(2, 0, 3, 1, 4))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Attention of (windows, heads, tokens, C / heads), in pieces where there are more windows than kernels take."""
+    if len(q) <= MOST_WINDOWS:
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    pieces = zip(*(x.split(MOST_WINDOWS) for x in (q, k, v, bias)), strict=True)
+    return torch.cat([functional.scaled_dot_product_attention(*piece) for piece in pieces])
 
 
 class Mlp(nn.Module):
