@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nnunet_ext.errors import UserError
 from nnunet_ext.pretraining import checkpoint_format, export_check, exporting
 from nnunet_ext.pretraining.copying import copy_weights
+from nnunet_ext.pretraining.planned import adapted_plans, find_trainer
 from nnunet_ext.weights.saving import save_atomically
 
 Plans = Callable[[str], dict[str, Any]]
@@ -148,6 +149,10 @@ def test_our_networks(trainer: str, workspace: support.Workspace, planned: Plans
     """For another patch, tables of positions (and UNETR++'s projections) are adapted, the rest is transferred."""
     plans = planned("plain")
     dataset_json = workspace.dataset_json(plans["dataset_name"])
+    plans = adapted_plans(find_trainer(trainer), plans, "3d_fullres", dataset_json)
+    arguments = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    if trainer == "UNETRPPTrainer":  # a quarter of the features, for speed
+        arguments["features_per_stage"] = [features // 4 for features in arguments["features_per_stage"]]
     path = tmp_path / "checkpoint.pth"
     pretrained(path, plans, dataset_json, trainer=trainer)
     content, _ = exported(path, plans, dataset_json, trainer)
