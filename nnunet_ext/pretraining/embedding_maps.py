@@ -108,7 +108,7 @@ def load_embedder(path: str | Path, device: torch.device, most_voxels: int = MOS
         trained = read_embedding_file(path)
         network: nn.Module = trained.network().eval().requires_grad_(False).to(device)
         settings = trained.settings
-        definition |= {"kind": "own", "step": trained.step, "settings": settings.as_dict()}
+        definition |= {"kind": "own", "step": trained.step, "settings": settings.as_dict(), "quality": trained.quality}
         return Embedder(network, settings.spacing, False, device, settings.input_channels, definition, most_voxels)
     published, _ = read_embedding(path)
     definition |= {"kind": "published", "semantic": published.semantic_head is not None}
