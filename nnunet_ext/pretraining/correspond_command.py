@@ -123,7 +123,7 @@ def _weights(args: argparse.Namespace, pool: Any) -> Path | None:
             raise UserError(f"--weights {args.weights}: there is no such file")
         return Path(args.weights)
     if args.train_embedding is None:
-        return own if own.is_file() and args.kind in ("auto", "embedding") else None
+        return own if args.kind in ("auto", "embedding") and _is_trained(own, args.kind) else None
     if args.train_embedding < 1:
         raise UserError(f"--train-embedding must be at least 1 step; got {args.train_embedding}")
     import torch
@@ -133,6 +133,25 @@ def _weights(args: argparse.Namespace, pool: Any) -> Path | None:
     trained = train(pool, own, args.train_embedding, args.seed, torch.device(_device(args)), proceed=True)
     print(f"embedding  {trained.quality}", file=sys.stderr)
     return own
+
+
+def _is_trained(own: Path, kind: str) -> bool:
+    """Whether there is an embedding whose training came to its end; with "auto", others are only remarked on."""
+    if not own.is_file():
+        return False
+    from nnunet_ext.pretraining.embedding_file import read_embedding_file
+
+    content = read_embedding_file(own)
+    if content.step >= content.steps:
+        return True
+    words = (
+        f"{own}: its training was interrupted after {content.step} of {content.steps} steps; go on with "
+        f"--train-embedding {content.steps} --seed {content.seed}"
+    )
+    if kind == "embedding":
+        raise UserError(words)
+    print(f"not used: {words}", file=sys.stderr)
+    return False
 
 
 def _bar(words: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:

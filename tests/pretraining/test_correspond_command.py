@@ -14,8 +14,10 @@ from made_bodies import Body, affine, scanner
 from made_pools import made_pool, spoil, write_case
 
 from nnunet_ext.cli import main
-from nnunet_ext.pretraining import preparing
+from nnunet_ext.pretraining import landmark_report, preparing
 from nnunet_ext.pretraining.cases import Pool
+from nnunet_ext.pretraining.embedding_file import EmbeddingFile, new_network
+from nnunet_ext.pretraining.embedding_settings import settings_for
 from nnunet_ext.pretraining.landmarks import LandmarkTable
 
 Run = Callable[..., int]
@@ -29,7 +31,8 @@ def pool(tmp_path: Path) -> Pool:
 
 @pytest.fixture
 def run(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the verb on the made pool, or another one."""
+    """Run the verb on the made pool, or another one; pictures have one row."""
+    monkeypatch.setattr(landmark_report, "PAIRS", 1)
 
     def run(*arguments: str, on: Pool = pool) -> int:
         monkeypatch.setattr(preparing, "open_pool", lambda *_, **__: on)
@@ -98,3 +101,19 @@ def test_what_cannot_work_is_said(
 ) -> None:
     assert run(*arguments) == 1
     assert words in capsys.readouterr().err
+
+
+def test_an_interrupted_embedding_is_not_used(run: Run, pool: Pool, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = settings_for(pool, spacing=4.0, features=(4, 8, 8, 8), fine=8, coarse=8)
+    weights = dict(new_network(settings).state_dict())
+    pool.folder.mkdir()
+    EmbeddingFile(settings, weights, 3, 5, 7, ("a",), (), {}).write(pool.folder / "embedding.pth")
+    assert run("--kind", "embedding") == 1
+    assert "go on with --train-embedding 5 --seed 7" in capsys.readouterr().err
+    assert run() == 0
+    told = capsys.readouterr()
+    assert "kind       overlap" in told.out
+    assert "not used:" in told.err
+    EmbeddingFile(settings, weights, 5, 5, 7, ("a",), (), {}).write(pool.folder / "embedding.pth")
+    assert run("--reference", "a") == 0
+    assert "kind       embedding" in capsys.readouterr().out
