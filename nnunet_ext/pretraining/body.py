@@ -88,11 +88,6 @@ def image_box(frame: Frame) -> Array:
     return np.stack([corners.min(0), corners.max(0)])
 
 
-def through_boxes(points: Array, source: Array, target: Array) -> Array:
-    """Points (..., 3) in one box (2, 3), at the same relative place in another; all LPS mm."""
-    return np.asarray(target[0] + (points - source[0]) / (source[1] - source[0]) * (target[1] - target[0]))
-
-
 def points_in(mask: Mask, frame: Frame, number: int, rng: np.random.Generator) -> Array:
     """Points (number, 3) LPS mm, uniform over the cells of a mask that is not empty."""
     cells = np.argwhere(mask)

@@ -15,10 +15,10 @@ from nnunet_ext.pretraining.body import (
     mask_box,
     points_in,
     spread_points,
-    through_boxes,
 )
+from nnunet_ext.pretraining.case_matching import box_matrix
 from nnunet_ext.pretraining.coarse import averaging, coarse, coarse_frame, reading
-from nnunet_ext.pretraining.frames import Frame
+from nnunet_ext.pretraining.frames import Frame, apply
 
 
 def plans(scheme: str, low: float) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -104,7 +104,7 @@ def test_flat_images_are_bodies_as_a_whole() -> None:
 
 def test_boxes_map_onto_each_other() -> None:
     source, target = np.array([[0.0, 0, 0], [10, 20, 40]]), np.array([[5.0, -10, 0], [10, 10, 20]])
-    np.testing.assert_allclose(through_boxes(np.array([[10.0, 10, 0]]), source, target), [[10, 0, 0]])
+    np.testing.assert_allclose(apply(box_matrix(source, target), [[10.0, 10, 0]]), [[10, 0, 0]])
 
 
 def test_points_spread_over_the_body() -> None:
