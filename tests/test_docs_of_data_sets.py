@@ -2,59 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
-from functools import cache
-from pathlib import Path
 
 import pytest
+from pages import LONG, PAGES, ROOT, commands, headings, is_named, options, parser
 
-from nnunet_ext.dataset_conversion import CONVERTERS, command, converter_class
+from nnunet_ext.dataset_conversion import CONVERTERS, converter_class
 from nnunet_ext.dataset_conversion.cases import SPLIT_FILES
 from nnunet_ext.dataset_conversion.partition import names_of
-from nnunet_ext.submission import command as submission
 from nnunet_ext.submission.servers import CHALLENGES, names
 
-ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
-PAGES = {
-    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-}
+PAGE = PAGES["docs/datasets.md"]
+VERBS = ("convert", "submit")
 
 
-@cache
-def parsers() -> dict[str, argparse.ArgumentParser]:
-    """The two commands as they are on the command line."""
-    made = {"convert": argparse.ArgumentParser(), "submit": argparse.ArgumentParser()}
-    command.add_arguments(made["convert"])
-    submission.add_arguments(made["submit"])
-    return made
-
-
-def headings(page: str) -> list[str]:
-    without_code = re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
-    return re.findall(r"^#+ (.+)$", without_code, re.MULTILINE)
-
-
-def options(parser: argparse.ArgumentParser) -> set[str]:
-    """Of a parser and its sub-commands."""
-    found: set[str] = set()
-    for action in parser._actions:
-        found |= {option for option in action.option_strings if option not in ("-h", "--help")}
-        if isinstance(action, argparse._SubParsersAction):
-            for one in action.choices.values():
-                found |= options(one)
-    return found
-
-
-def commands(page: str) -> list[str]:
+def shown(page: str) -> list[str]:
     """`nnunet-ext convert ...` and `nnunet-ext submit ...` in blocks of bash and within sentences."""
-    blocks = "\n".join(re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
-    lines = [line for line in blocks.splitlines() if re.match(r"nnunet-ext (convert|submit) ", line)]
-    within = re.findall(r"`(nnunet-ext (?:convert|submit) [^\s`]+ [^`]+)`", page)
-    return lines + [text for text in within if "..." not in text]
+    within = re.findall(rf"`(nnunet-ext (?:{'|'.join(VERBS)}) [^\s`]+ [^`]+)`", page)
+    return commands(page, VERBS) + [text for text in within if "..." not in text]
 
 
 @pytest.mark.parametrize("key", CONVERTERS)
@@ -93,21 +59,20 @@ def test_every_split_is_named() -> None:
     assert not {name for name in published | offered if f"`{name}`" not in PAGE and f"--split {name}`" not in PAGE}
 
 
-@pytest.mark.parametrize("verb", ["convert", "submit"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_option_is_named(verb: str) -> None:
-    missing = {option for option in options(parsers()[verb]) if not re.search(rf"(?<![\w-]){option}(?![\w-])", PAGE)}
-    spelt_out = {"--processes", "--output"}  # long forms of -np and -o
-    assert not missing - spelt_out, f"docs/datasets.md does not name {sorted(missing - spelt_out)}"
+    missing = {option for option in options(parser(verb)) - LONG if not is_named(option, PAGE)}
+    assert not missing, f"docs/datasets.md does not name {sorted(missing)}"
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_can_be_typed(page: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for line in commands(PAGES[page]):
+    for line in shown(PAGES[page]):
         words = shlex.split(line, comments=True)
         if "--help" in words:
             continue
         try:
-            parsers()[words[1]].parse_args(words[2:])
+            parser(words[1]).parse_args(words[2:])
         except SystemExit:
             pytest.fail(f"{line}\n{capsys.readouterr().err}")
 
@@ -135,4 +100,4 @@ def _anchor(heading: str) -> str:
 
 def test_pages_have_commands() -> None:
     """So that the test of what can be typed tests something."""
-    assert sum(len(list(commands(text))) for text in PAGES.values()) > 20
+    assert sum(len(shown(text)) for text in PAGES.values()) > 20

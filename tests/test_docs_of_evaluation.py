@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 import shlex
-from functools import cache
 from typing import Any
 
 import pytest
-from test_docs_of_data_sets import PAGES, options
+from pages import LONG, PAGES, commands, is_named, options, parser
 
-from nnunet_ext import cli
 from nnunet_ext.evaluation_scripts import structures as of
 from nnunet_ext.evaluation_scripts.conventions import CONVENTIONS, Convention
 from nnunet_ext.evaluation_scripts.metric_grammar import ALIASES
@@ -32,13 +29,6 @@ AVERAGED: dict[Any, str] = {
     of.brats_regions: "WT, TC, ET",
     of.liver_and_lesion: "liver, lesion",
 }
-
-
-@cache
-def parser(verb: str) -> argparse.ArgumentParser:
-    verbs = next(action for action in cli._parser(verb)._actions if isinstance(action, argparse._SubParsersAction))
-    found: argparse.ArgumentParser = verbs.choices[verb]
-    return found
 
 
 def row(convention: Convention, metric: Metric, first: bool) -> str:
@@ -91,17 +81,15 @@ def test_tolerances_of_the_decathlon() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_is_named(verb: str) -> None:
-    long = {"--processes", "--output"}  # of -np and -o
-    missing = {name for name in options(parser(verb)) - long if not re.search(rf"(?<![\w-]){name}(?![\w-])", PAGE)}
+    missing = {name for name in options(parser(verb)) - LONG if not is_named(name, PAGE)}
     assert not missing, f"docs/evaluation.md does not name {sorted(missing)} of {verb}"
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_can_be_typed(page: str, capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = "\n".join(re.findall(r"^```bash\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
-    for line in blocks.splitlines():
+    for line in commands(PAGES[page], VERBS):
         words = shlex.split(line, comments=True)
-        if words[:1] != ["nnunet-ext"] or words[1] not in VERBS or {"--list", "--help"} & set(words):
+        if {"--list", "--help"} & set(words):
             continue
         try:
             parser(words[1]).parse_args(words[2:])
