@@ -164,7 +164,7 @@ class Pretraining:
         loss = numbers["loss"]
         if self.optimisation.scaler is None and not bool(torch.isfinite(loss)):
             raise UserError(
-                f"the loss of step {self.step} is {float(loss)}: the training has diverged. Lower --learning-rate "
+                f"the loss of step {self.step} is {loss.item()}: the training has diverged. Lower --learning-rate "
                 f"(now {self.settings.learning_rate:g}) and begin again, or continue from a checkpoint that was kept."
             )
         accepted, norm = self.optimisation.step(loss, self.step)

@@ -1,0 +1,157 @@
+"""The loop: interruptions that leave no trace, several processes, what is written, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pretraining_run
+import pytest
+import support
+import torch
+from pretraining_run import training, weights
+from torch.multiprocessing.spawn import spawn
+
+from nnunet_ext.errors import UserError
+from nnunet_ext.pretraining import checkpoint_format
+from nnunet_ext.pretraining.loop import Intervals
+from nnunet_ext.pretraining.run_folder import FINAL, LATEST, RunFolder
+
+Plans = Callable[[str], dict[str, Any]]
+DROPPING = {"dropout": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def data(folders: support.Workspace, planned: Plans) -> None:
+    """The data set "plain", and nnU-Net's variables."""
+    planned("plain")
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """To the bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize(("method", "wishes"), [("mae", {}), ("alice", {"alice": DROPPING})])
+def test_ten_and_ten_steps_are_twenty(method: str, wishes: dict[str, Any], tmp_path: Path) -> None:
+    """With dropout, augmentation, and schedules that move at every step."""
+    whole = training(method, **wishes)
+    assert whole.run(progress=False)
+    first, folder = training(method, **wishes), RunFolder(tmp_path, tensorboard=False)
+    assert not first.run(folder, stop_after=10, progress=False, intervals=Intervals(draw=0))
+    second = training(method, **wishes)
+    second.load(checkpoint_format.read(tmp_path / LATEST))
+    assert second.step == 10
+    torch.manual_seed(99)
+    assert second.run(folder, progress=False, intervals=Intervals(log=5, draw=20))
+    assert equal(weights(whole), weights(second))
+    assert not equal(weights(whole), weights(first))
+    final = checkpoint_format.read(tmp_path / FINAL)
+    assert not (tmp_path / LATEST).exists()
+    assert (final["method"], final["step"], final["total_steps"]) == (method, 20, 20)
+    assert set(final["networks"]) == ({"student"} if method == "mae" else {"student", "teacher"})
+    assert [case["name"] for case in final["cases"]] == list(support.CASES)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 10, 15, 20]
+    assert (tmp_path / "pictures" / "step_0000020.png").stat().st_size > 1000
+
+
+def test_two_processes_are_one_with_the_double_batch(tmp_path: Path) -> None:
+    """Data, gradients, and for Alice the centres. Networks with batch norm are another matter: docs/alice.md."""
+    common = {"batch_size": 4, "optimiser": "sgd", "learning_rate": 1e-2, "seed": 3}
+    wishes: dict[str, dict[str, Any]] = {"mae": common, "alice": {**common, "alice": {"dropout": 0.0}}}
+    variables = {name: os.environ[name] for name in support.VARIABLES}
+    spawn(pretraining_run.two_processes, (str(tmp_path), variables, wishes), nprocs=2)
+    for method, given in wishes.items():
+        one = training(method, **given)
+        begun = weights(one)
+        one.run(stop_after=3, progress=False)
+        alone, both = weights(one), torch.load(tmp_path / f"{method}.pth", weights_only=True)
+        assert both.keys() == alone.keys()
+        for name, value in both.items():
+            torch.testing.assert_close(value, alone[name], rtol=1e-4, atol=1e-6, msg=f"{method}: {name}")
+        assert any(not torch.allclose(begun[name], alone[name], atol=1e-4) for name in begun)
+
+
+def test_the_reconstruction_is_learned() -> None:
+    """On images whose hidden parts follow from the visible ones the error falls by half."""
+    trained = training(steps=80, optimiser="adamw", learning_rate=5e-3, mask_ratio=0.5)
+    cases = trained.samples.cases
+    trained.samples.cases = [pretraining_run.SmoothCase(**vars(case)) for case in cases]
+    losses = []
+    real = trained.objective.losses
+
+    def noted(*arguments: Any) -> dict[str, torch.Tensor]:
+        values = real(*arguments)
+        losses.append(float(values["reconstruction"]))
+        return values
+
+    trained.objective.losses = noted  # type: ignore[method-assign, assignment]
+    trained.run(progress=False)
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+
+
+def test_a_signal_saves_and_stops(tmp_path: Path) -> None:
+    trained = training()
+    real = trained.objective.after_step
+
+    def interrupted(step: int) -> None:
+        real(step)
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trained.objective.after_step = interrupted  # type: ignore[method-assign]
+    before = signal.getsignal(signal.SIGTERM)
+    assert not trained.run(RunFolder(tmp_path, tensorboard=False), progress=False)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert checkpoint_format.read(tmp_path / LATEST)["step"] == 5
+
+
+def test_the_log_forgets_what_will_be_done_again(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, tensorboard=False)
+    for step in (5, 10, 15):
+        folder.log(step, {"loss": 1.0})
+    (tmp_path / "log.jsonl").open("a").write('{"step": 2')
+    folder.forget_after(10)
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [5, 10]
+
+
+def test_kept_checkpoints(tmp_path: Path) -> None:
+    training(steps=5).run(RunFolder(tmp_path, False), progress=False, intervals=Intervals(0, save=2, keep=4, draw=0))
+    assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["checkpoint_0000004.pth", FINAL]
+    assert checkpoint_format.read(tmp_path / "checkpoint_0000004.pth")["step"] == 4
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    training().run(RunFolder(tmp_path, tensorboard=False), stop_after=1, progress=False)
+    with pytest.raises(UserError, match=r"other settings: mask_ratio 0.75, now 0.6"):
+        training(mask_ratio=0.6).load(checkpoint_format.read(tmp_path / LATEST))
+
+
+def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
+    trained = training()
+    with torch.no_grad():
+        next(trained.objective.student.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match="the loss of step 0 is nan: the training has diverged"):
+        trained.run(progress=False)
+
+
+def test_batches_that_processes_cannot_share() -> None:
+    from nnunet_ext.pretraining.distributed import Processes
+
+    with pytest.raises(UserError, match="batch of 2 cannot be divided among 3 processes: choose --batch-size 3"):
+        training(processes=Processes(0, 3, torch.device("cpu")))
+
+
+@pytest.mark.parametrize("method", ["mae", "alice"])
+def test_mixed_precision_and_checkpointing(method: str) -> None:
+    plain, cheap = training(method), training(method, checkpointing=True, precision="bf16")
+    for trained in (plain, cheap):
+        trained.run(stop_after=2, progress=False)
+    for one, other in zip(weights(plain).values(), weights(cheap).values(), strict=True):
+        assert torch.isfinite(other).all()
+        torch.testing.assert_close(one.float(), other.float(), rtol=0.2, atol=0.1)
