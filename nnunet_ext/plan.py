@@ -60,15 +60,25 @@ def require_folder(variable: str) -> Path:
     Raises:
         UserError: the variable is not set, or is no folder.
     """
+    folder = named_folder(variable)
+    if not folder.is_dir():
+        raise UserError(
+            f"the environment variable {variable} names {folder}, which is no folder: make it, or correct it"
+        )
+    return folder
+
+
+def named_folder(variable: str) -> Path:
+    """The folder that one of nnU-Net's environment variables names, which need not be there yet.
+
+    Raises:
+        UserError: the variable is not set.
+    """
     value = os.environ.get(variable)
     if not value:
         raise UserError(
             f"the environment variable {variable} is not set: nnU-Net keeps its files in the folder that it names; "
             f"set it, for example export {variable}=/path/to/{variable}"
-        )
-    if not Path(value).is_dir():
-        raise UserError(
-            f"the environment variable {variable} names {value}, which is no folder: make it, or correct it"
         )
     return Path(value)
 

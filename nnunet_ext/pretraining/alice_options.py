@@ -40,6 +40,7 @@ class AliceOptions:
         frozen_prototypes: part of the steps, at the beginning, in which prototypes do not learn.
         clip: largest norm of the gradient.
         clip_per_tensor: of each parameter by itself instead of all together.
+        weight_decay: at the first and at the last step, of weights of two and more axes.
         minimum_rate: last learning rate.
         rate_may_rise: the learning rate "falls" to `minimum_rate` even if that is the higher one.
         mask_style: "blocks" or "tube".
@@ -66,6 +67,7 @@ class AliceOptions:
     frozen_prototypes: float = 0.001
     clip: float = 3.0
     clip_per_tensor: bool = False
+    weight_decay: tuple[float, float] = (1e-2, 5e-2)
     minimum_rate: float = 1e-6
     rate_may_rise: bool = False
     mask_style: Style = "blocks"
@@ -111,6 +113,7 @@ ORIGINAL: dict[str, Any] = {
     "weights": (1.0, 1.0, 10.0),
     "teacher_momentum": 0.996,
     "clip_per_tensor": True,
+    "weight_decay": (0.04, 0.4),
     "minimum_rate": 1e-4,
     "rate_may_rise": True,
     "mask_style": "tube",

@@ -32,7 +32,7 @@ from nnunet_ext.pretraining.sampling import Samples, SamplingOptions
 from nnunet_ext.pretraining.settings import Settings
 from nnunet_ext.pretraining.unused import freeze_unused
 
-CENTRED = ("ZScoreNormalization", "CTNormalization")  # schemes after which 0 is the mean
+CENTRED = ("ZScoreNormalization",)  # schemes after which 0 is an image's mean; CT's is that of the labelled foreground
 LOOKED_AT = 16  # images whose mean is taken for other schemes
 
 
@@ -174,7 +174,7 @@ def default_batch(pool: Pool, method: str) -> int:
 
 
 def fill_of(pool: Pool) -> tuple[float, ...]:
-    """What hidden voxels are filled with, a value a channel: the mean, which is 0 after nnU-Net's usual schemes."""
+    """What hidden voxels are filled with, a value a channel: the mean, which is 0 after z-scores."""
     schemes = PlansManager(pool.plans).get_configuration(pool.configuration).normalization_schemes
     if all(scheme in CENTRED for scheme in schemes):
         return (0.0,) * len(schemes)

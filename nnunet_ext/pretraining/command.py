@@ -11,7 +11,14 @@ from typing import Any
 from nnunet_ext.errors import UserError
 from nnunet_ext.pretraining.settings import METHODS, PRECISIONS, VIEWS
 
-DEFAULTS: dict[str, Any] = {"method": "mae", "trainer": "nnUNetTrainer", "steps": 250_000, "seed": 0}
+DEFAULTS: dict[str, Any] = {
+    "method": "mae",
+    "trainer": "nnUNetTrainer",
+    "plans": "nnUNetPlans",
+    "configuration": "3d_fullres",
+    "steps": 250_000,
+    "seed": 0,
+}
 #: Options that are settings of the training by the same name; None: not given.
 SETTINGS = (
     "batch_size",
@@ -31,12 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Images are the data set's imagesTr, which need no labels, and those of --unlabelled. Checkpoints and logs go "
         "to nnUNet_results/DATASET/nnunet_ext_pretraining/METHOD__TRAINER__PLANS__CONFIGURATION; make of a checkpoint "
         "a file for nnUNetv2_train -pretrained_weights with nnunet-ext pretrain-export. Several GPUs: torchrun "
-        "--nproc_per_node=8 -m nnunet_ext.cli pretrain ... SIGTERM, SIGUSR1 and Ctrl-C save and stop; --resume goes on "
+        "--nproc_per_node=8 -m nnunet_ext pretrain ... SIGTERM, SIGUSR1 and Ctrl-C save and stop; --resume goes on "
         "as if nothing had happened."
     )
     parser.add_argument("-d", dest="dataset", required=True, metavar="DATASET", help="name or number; its plans count")
-    parser.add_argument("-c", dest="configuration", default="3d_fullres", help="a 3D one (default: %(default)s)")
-    parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="default: %(default)s")
+    parser.add_argument(
+        "-c",
+        dest="configuration",
+        help=f"a 3D one, no second stage of a cascade (default: {DEFAULTS['configuration']})",
+    )
+    parser.add_argument("-p", dest="plans", help=f"default: {DEFAULTS['plans']}")
     parser.add_argument("-tr", dest="trainer", help=f"whose network is pre-trained (default: {DEFAULTS['trainer']})")
     _images(parser.add_argument_group("images"))
     _method(parser.add_argument_group("method"))
@@ -129,13 +140,17 @@ def _train(args: argparse.Namespace, processes: Any) -> int:
     from nnunet_ext.pretraining.run_folder import RunFolder, has_run
     from nnunet_ext.pretraining.starting import checkpoint_to_resume, landmark_table, pool_of, require_same_images
 
+    earlier = checkpoint_to_resume(args.output or _default_folder(args)) if args.resume else None
+    args.plans = args.plans or (earlier["provenance"]["plans"] if earlier else DEFAULTS["plans"])
+    args.configuration = args.configuration or (earlier or DEFAULTS)["configuration"]
+    folder = args.output or _default_folder(args)
+    if earlier is None and has_run(folder):
+        raise UserError(f"{folder} holds a training already: go on with --resume, or choose another folder with -o")
     with processes.first_before_others():
         pool = pool_of(args, progress=processes.is_first)
         _tell_left_out(pool, processes)
-    folder = args.output or _default_folder(args, pool)
-    earlier = checkpoint_to_resume(folder) if args.resume else None
-    if earlier is None and has_run(folder):
-        raise UserError(f"{folder} holds a training already: go on with --resume, or choose another folder with -o")
+    if earlier is not None:
+        require_same_images(earlier, pool)
     stored = None if earlier is None else earlier["resume"]["settings"]
     trainer = args.trainer or (stored["trainer"] if stored else DEFAULTS["trainer"])
     seed = _given(args.seed, stored, "seed")
@@ -146,15 +161,15 @@ def _train(args: argparse.Namespace, processes: Any) -> int:
     if earlier is None:
         settings = choose_settings(pool, planned, **_wishes(args, processes, table))
     else:
-        require_same_images(earlier, pool)
         settings = _continued(args, earlier)
-    training = assemble(pool, planned, settings, processes, table, warn=_warn, transductive=args.transductive)
+    transductive = args.transductive or bool(earlier and earlier["provenance"].get("transductive"))
+    training = assemble(pool, planned, settings, processes, table, warn=_warn, transductive=transductive)
     if earlier is not None:
         training.load(earlier)
         del earlier
     writes = RunFolder(folder) if processes.is_first else None
     if writes is not None:
-        _begin(writes, training, pool, settings)
+        _begin(writes, training, pool, settings, args)
     workers = args.workers if args.workers is not None else (0 if processes.device.type == "cpu" else 4)
     over = training.run(
         writes,
@@ -248,12 +263,12 @@ def _continued(args: argparse.Namespace, earlier: Any) -> Any:
     return settings
 
 
-def _default_folder(args: argparse.Namespace, pool: Any) -> Path:
-    from nnunet_ext.plan import require_folder
-    from nnunet_ext.pretraining.preparing import FOLDER
+def _default_folder(args: argparse.Namespace) -> Path:
+    from nnunet_ext.plan import named_folder
+    from nnunet_ext.pretraining.preparing import FOLDER, dataset_name
 
-    parts = (args.method or DEFAULTS["method"], args.trainer or DEFAULTS["trainer"], args.plans, args.configuration)
-    return require_folder("nnUNet_results") / pool.plans["dataset_name"] / FOLDER / "__".join(parts)
+    parts = [getattr(args, name) or DEFAULTS[name] for name in ("method", "trainer", "plans", "configuration")]
+    return named_folder("nnUNet_results") / dataset_name(args.dataset) / FOLDER / "__".join(parts)
 
 
 def _tell_left_out(pool: Any, processes: Any) -> None:
@@ -262,7 +277,7 @@ def _tell_left_out(pool: Any, processes: Any) -> None:
             print(f"left out  {name}: {reason}", file=sys.stderr)
 
 
-def _begin(folder: Any, training: Any, pool: Any, settings: Any) -> None:
+def _begin(folder: Any, training: Any, pool: Any, settings: Any, args: argparse.Namespace) -> None:
     from nnunet_ext.pretraining.starting import leakage_notice
 
     folder.forget_after(training.step)
@@ -275,7 +290,7 @@ def _begin(folder: Any, training: Any, pool: Any, settings: Any) -> None:
     print(f"folder  {folder.path}")
     if folder.tensorboard is None:
         print("no TensorBoard here (pip install tensorboard); the numbers are in log.jsonl all the same")
-    notice = leakage_notice(pool, training.describe()["provenance"]["transductive"])
+    notice = leakage_notice(pool, training.describe()["provenance"]["transductive"], args.exclude_fold)
     if notice:
         _warn(notice)
 

@@ -90,7 +90,13 @@ def validation_cases(preprocessed: Path, fold: int | str) -> tuple[str, ...]:
     number, path = int(fold), preprocessed / SPLITS
     splits = _read_splits(path) if path.is_file() else None
     if splits is None:
-        splits = generate_crossval_split(_identifiers(preprocessed), seed=SEED, n_splits=FOLDS)
+        cases = _identifiers(preprocessed)
+        if len(cases) < FOLDS:
+            raise UserError(
+                f"{preprocessed.name} has {len(cases)} labelled case(s), too few for nnU-Net's {FOLDS} folds, and no "
+                f"{SPLITS}: write one, or train fold all"
+            )
+        splits = generate_crossval_split(cases, seed=SEED, n_splits=FOLDS)
     if number < len(splits):
         return tuple(str(case) for case in splits[number]["val"])
     keys = _identifiers(preprocessed)

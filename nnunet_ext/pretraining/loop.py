@@ -129,8 +129,9 @@ class Pretraining:
                     self._log(folder, bar, numbers)
                 if folder is not None and every.draw and (done % every.draw == 0 or done == self.settings.steps):
                     self._draw(folder, views)
-                if folder is not None and done < self.settings.steps and every.save and done % every.save == 0:
-                    folder.save(self.content(), keep=bool(every.keep) and done % every.keep == 0)
+                keep, save = (bool(n) and done % n == 0 for n in (every.keep, every.save))
+                if folder is not None and done < self.settings.steps and (keep or save):
+                    folder.save(self.content(), keep=keep)
                 if asked:
                     break
                 began = time.perf_counter()

@@ -13,7 +13,7 @@ from nnunet_ext.pretraining import schedules
 from nnunet_ext.pretraining.settings import Settings
 
 SGD_DECAY = 3e-5
-ADAMW_DECAY = {"mae": (0.04, 0.4), "alice": (1e-2, 5e-2)}  # at the first and at the last step
+ADAMW_DECAY = (0.04, 0.4)  # of masked autoencoding, at the first and at the last step; Alice has options
 
 
 def has_attention(network: nn.Module) -> bool:
@@ -78,7 +78,7 @@ class Optimisation:
                 group[key] = value if key == "lr" or group.get("decays", False) else 0.0
         self.optimiser.zero_grad(set_to_none=True)
         if self.scaler is None:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         else:
             self.scaler.scale(loss).backward()
             self.scaler.unscale_(self.optimiser)
@@ -109,7 +109,10 @@ class Optimisation:
             yield "lr", schedules.cosine(number, total, rate, minimum, round(schedules.WARM_UP * total))
         else:
             yield "lr", schedules.learning_rate(number, total, rate, minimum)
-        yield "weight_decay", schedules.weight_decay(number, total, *ADAMW_DECAY[self.settings.method])
+        yield (
+            "weight_decay",
+            schedules.weight_decay(number, total, *self.settings.alice.get("weight_decay", ADAMW_DECAY)),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Of optimiser and scaler."""

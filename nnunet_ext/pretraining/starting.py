@@ -18,6 +18,7 @@ from nnunet_ext.pretraining.preparing import dataset_name, open_pool
 from nnunet_ext.pretraining.run_folder import FINAL, LATEST
 
 PREFERRED = ("embedding", "affine", "bodybox")
+LEAST_ACCEPTANCE = 0.5  # specification alice 3.3: below, overlap is better
 
 
 def pool_of(args: argparse.Namespace, progress: bool) -> Pool:
@@ -56,6 +57,7 @@ def landmark_table(
     if method != "alice":
         return None
     kind = wished or "auto"
+    automatic = kind == "auto" and stored is None
     if stored is not None:
         if wished not in (None, "auto", stored["landmarks"]):
             raise UserError(f"--views {wished}: the training was begun with {stored['landmarks']}")
@@ -65,6 +67,12 @@ def landmark_table(
     if kind == "overlap":
         return None
     table = LandmarkTable.load(table_path(pool.folder, kind))
+    if automatic and table.acceptance() < LEAST_ACCEPTANCE:
+        warn(
+            f"only {table.acceptance():.0%} of the points in the landmark table {kind} are accepted: pairs come from "
+            f"one volume each (overlap). --views {kind} uses the table all the same."
+        )
+        return None
     missing = [case.name for case in pool.cases if case.name not in table.cases]
     if missing:
         warn(
@@ -100,11 +108,18 @@ def checkpoint_to_resume(folder: Path) -> dict[str, Any]:
 
 
 def require_same_images(content: Mapping[str, Any], pool: Pool) -> None:
-    """Refuse to go on with other images: samples are numbered by them.
+    """Refuse to go on with other images, or with other plans: samples are numbered by them.
 
     Raises:
-        UserError: names some that are new or gone.
+        UserError: names what differs.
     """
+    theirs = (content["provenance"]["plans"], content["configuration"])
+    ours = (pool.plans["plans_name"], pool.configuration)
+    if theirs != ours:
+        raise UserError(
+            f"the training to continue has the plans {theirs[0]} and configuration {theirs[1]}, given are {ours[0]} "
+            f"and {ours[1]}: give -p {theirs[0]} -c {theirs[1]}"
+        )
     before = {case["name"]: tuple(case["sha256"]) for case in content["cases"]}
     now = {case.name: case.sha256 for case in pool.cases}
     if list(before.items()) == list(now.items()):
@@ -118,9 +133,15 @@ def require_same_images(content: Mapping[str, Any], pool: Pool) -> None:
     )
 
 
-def leakage_notice(pool: Pool, transductive: bool) -> str | None:
-    """A warning where a fold of the data set will validate on images that are pre-trained on."""
-    if transductive:
+def leakage_notice(pool: Pool, transductive: bool, excluded_fold: str | None = None) -> str | None:
+    """A warning where a fold of the data set will validate on images that are pre-trained on.
+
+    Args:
+        pool: of images.
+        transductive: they are meant to be among them: no warning.
+        excluded_fold: a fold whose cases were left out: the training is for this one, so no warning either.
+    """
+    if transductive or excluded_fold is not None:
         return None
     dataset = pool.plans["dataset_name"]
     own = {case.name for case in pool.cases if case.source == dataset}
