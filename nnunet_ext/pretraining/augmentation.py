@@ -29,12 +29,14 @@ TURN = np.pi / 6  # nnU-Net's 30 degrees about each axis
 def spatial(patch_size: Sequence[int]) -> Augmentation:
     """Rotation and scaling (each with probability 0.2) and mirroring, as nnssl's masked autoencoders have them.
 
+    Patches that are more than three times as long as thick are not turned: slices would be mixed.
+
     Args:
         patch_size: (3,) voxels of the result; a larger patch may be given, its centre counts.
     """
-    anisotropic = max(patch_size) > 3 * min(patch_size)  # as nnU-Net: then turn within slices only
+    anisotropic = max(patch_size) > 3 * min(patch_size)  # nnU-Net's threshold
     turn: RandomScalar = (0.0, 0.0) if anisotropic else (-TURN, TURN)
-    return _on_images(
+    return _OnImages(
         SpatialTransform(
             tuple(patch_size),
             patch_center_dist_from_border=0,
@@ -55,7 +57,7 @@ def intensity() -> Augmentation:
     No mirroring: what is left and right is anatomy to a pair of views (specification alice 4.4).
     """
     mild = BGContrast((0.85, 1.15))
-    return _on_images(
+    return _OnImages(
         RandomTransform(GaussianNoiseTransform((0, 0.05), p_per_channel=1, synchronize_channels=True), 0.1),
         RandomTransform(GaussianBlurTransform((0.5, 0.8), p_per_channel=0.5), 0.2),
         RandomTransform(MultiplicativeBrightnessTransform(mild, synchronize_channels=False, p_per_channel=1), 0.15),
@@ -87,10 +89,12 @@ def drawn_from(random: np.random.Generator) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def _on_images(*transforms: BasicTransform) -> Augmentation:
-    composed = ComposeTransforms(list(transforms))
+class _OnImages:
+    """Transforms of an image alone; a class, because worker processes get it by pickle."""
 
-    def augment(image: Tensor) -> Tensor:
-        return cast("Tensor", composed(image=image)["image"])
+    def __init__(self, *transforms: BasicTransform) -> None:
+        self.composed = ComposeTransforms(list(transforms))
 
-    return augment
+    def __call__(self, image: Tensor) -> Tensor:
+        """The transformed image (C, *patch)."""
+        return cast("Tensor", self.composed(image=image)["image"])

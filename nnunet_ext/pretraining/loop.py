@@ -135,9 +135,9 @@ class Pretraining:
                 if asked:
                     break
                 began = time.perf_counter()
-        over = self.step >= self.settings.steps
-        if folder is not None:
-            folder.save(self.content(), final=over)
+            over = self.step >= self.settings.steps
+            if folder is not None:  # still within: a second signal, such as torchrun's own, must not interrupt it
+                folder.save(self.content(), final=over)
         return over
 
     def _batches(self, workers: int, last: int) -> Iterator[Views]:
@@ -151,11 +151,11 @@ class Pretraining:
             collate_fn=collated,
             num_workers=workers,
             multiprocessing_context=context,
+            worker_init_fn=_ignore_signals,
             pin_memory=self.processes.device.type == "cuda",
         )
         for views in loader:
-            parts = (views.images, views.clean, views.hidden, views.shift)
-            yield Views(*(part.to(self.processes.device, non_blocking=True) for part in parts))
+            yield views.on(self.processes.device)
 
     def _one_step(self, student: torch.nn.Module, views: Views) -> dict[str, Any]:
         state = np.random.SeedSequence((self.settings.seed, NETWORK, self.step, self.processes.rank)).generate_state(1)
@@ -172,8 +172,9 @@ class Pretraining:
         if accepted:
             self.objective.after_step(self.step)
         self.step += 1
-        rate = self.optimisation.optimiser.param_groups[0]["lr"]
-        return numbers | {"loss": loss.detach(), "gradient_norm": norm, "learning_rate": rate}
+        group = self.optimisation.optimiser.param_groups[0]
+        scheduled = {"learning_rate": group["lr"], "weight_decay": group["weight_decay"]}
+        return numbers | {"loss": loss.detach(), "gradient_norm": norm} | scheduled
 
     def _log(self, folder: RunFolder | None, bar: Any, numbers: Mapping[str, Any]) -> None:
         values = self.processes.mean({name: float(value) for name, value in numbers.items()})
@@ -229,6 +230,13 @@ class Pretraining:
         self.objective.load_state_dict(resume["objective"])
         self.optimisation.load_state_dict(resume["optimisation"])
         self.step = int(content["step"])
+
+
+def _ignore_signals(_: int) -> None:
+    """In a worker: Ctrl-C, torchrun and Slurm signal it too, but the training needs its samples until it has saved."""
+    for name in STOPPING:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 @contextmanager

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nnunet_ext.errors import UserError
 from nnunet_ext.pretraining import schedules
 from nnunet_ext.pretraining.settings import Settings
 
 SGD_DECAY = 3e-5
 ADAMW_DECAY = (0.04, 0.4)  # of masked autoencoding, at the first and at the last step; Alice has options
+LEAST_SCALE = 2.0**-14  # a scaler that begins at 2**16 falls below it by 31 steps in a row without a finite gradient
 
 
 def has_attention(network: nn.Module) -> bool:
@@ -72,6 +74,9 @@ class Optimisation:
 
         Returns:
             Whether the weights changed (a scaler skips steps whose gradients overflow), and the gradients' norm.
+
+        Raises:
+            UserError: gradients overflow however small the scale: the training has diverged.
         """
         for key, value in self.scheduled(number):
             for group in self.optimiser.param_groups:
@@ -89,7 +94,14 @@ class Optimisation:
         before = self.scaler.get_scale()
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        return self.scaler.get_scale() >= before, norm
+        after = self.scaler.get_scale()
+        if after < LEAST_SCALE:
+            raise UserError(
+                f"step {number}, and those before it, had gradients that are not finite in half precision: begin again "
+                f"with --amp bf16 or --amp off, or with a lower --learning-rate (now {self.settings.learning_rate:g}); "
+                "or continue from a checkpoint that was kept."
+            )
+        return after >= before, norm
 
     def _clip(self) -> float:
         """Clip the gradients, all together or, as published for Alice, each by itself; returns the norm before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,8 @@ class RunFolder:
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """One line of JSON, and a point in every curve."""
-        line = {"step": step, "time": round(time.time(), 1), **{name: float(value) for name, value in numbers.items()}}
+        values = {name: float(value) if math.isfinite(value) else None for name, value in numbers.items()}  # valid JSON
+        line = {"step": step, "time": round(time.time(), 1), **values}
         with (self.path / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self.tensorboard is not None:
@@ -45,7 +47,10 @@ class RunFolder:
                 self.tensorboard.add_scalar(name, value, step)
 
     def forget_after(self, step: int) -> None:
-        """Drop lines of the log that lie after a checkpoint: the training goes through these steps again."""
+        """Drop numbers that lie after a checkpoint: the training goes through these steps again."""
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+            self.tensorboard = _writer(self.path / "tensorboard", step + 1)
         path = self.path / LOG
         if not path.is_file():
             return
@@ -65,7 +70,10 @@ class RunFolder:
         if keep:
             kept = self.path / f"checkpoint_{content['step']:07d}.pth"
             kept.unlink(missing_ok=True)
-            os.link(path, kept) if hasattr(os, "link") else checkpoint_format.write(kept, content)
+            try:
+                os.link(path, kept)
+            except OSError:  # a file system without links
+                checkpoint_format.write(kept, content)
         if final:
             (self.path / LATEST).unlink(missing_ok=True)
         return path
@@ -113,10 +121,10 @@ def _step(line: str) -> float:
         return float("inf")  # cut off when the process was killed
 
 
-def _writer(folder: Path) -> Any:
-    """TensorBoard's writer; None where it isn't installed."""
+def _writer(folder: Path, first: int | None = None) -> Any:
+    """TensorBoard's writer, which hides earlier points from step `first` on; None where it isn't installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=first)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -23,3 +24,14 @@ class Views:
     clean: Tensor
     hidden: Tensor
     shift: Tensor
+
+    def on(self, device: torch.device) -> Views:
+        """The same on a device."""
+        return Views(*(part.to(device, non_blocking=True) for part in self._parts()))
+
+    def pin_memory(self) -> Views:
+        """The same in pinned memory; `DataLoader` asks for it by this name."""
+        return Views(*(part.pin_memory() for part in self._parts()))
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.images, self.clean, self.hidden, self.shift

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -34,6 +35,11 @@ def data(folders: support.Workspace, planned: Plans) -> None:
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """To the bit."""
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def no_links(*_: Any) -> None:
+    """As on a file system that has none."""
+    raise OSError("Operation not supported")
 
 
 @pytest.mark.parametrize(("method", "wishes"), [("mae", {}), ("alice", {"alice": DROPPING})])
@@ -111,19 +117,54 @@ def test_a_signal_saves_and_stops(tmp_path: Path) -> None:
     assert checkpoint_format.read(tmp_path / LATEST)["step"] == 5
 
 
+def test_workers_make_the_same_samples_and_outlive_signals(tmp_path: Path) -> None:
+    """Ctrl-C, torchrun and Slurm signal the whole group, workers too; a second signal comes while it is saved."""
+    whole, trained = training(), training()
+    whole.run(stop_after=5, progress=False)
+    real, save = trained.objective.after_step, RunFolder.save
+
+    def interrupted(step: int) -> None:
+        real(step)
+        for process in multiprocessing.active_children():
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+                os.kill(process.pid or 0, number)
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    class Disturbed(RunFolder):
+        def save(self, *arguments: Any, **options: Any) -> Path:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return save(self, *arguments, **options)
+
+    trained.objective.after_step = interrupted  # type: ignore[method-assign]
+    assert not trained.run(Disturbed(tmp_path, tensorboard=False), workers=1, progress=False)
+    assert checkpoint_format.read(tmp_path / LATEST)["step"] == 5
+    assert equal(weights(whole), weights(trained))
+
+
 def test_the_log_forgets_what_will_be_done_again(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, tensorboard=False)
     for step in (5, 10, 15):
         folder.log(step, {"loss": 1.0})
+    folder.log(7, {"gradient_norm": float("inf")})
     (tmp_path / "log.jsonl").open("a").write('{"step": 2')
     folder.forget_after(10)
-    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [5, 10]
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 10, 7]
+    assert lines[2]["gradient_norm"] is None  # "Infinity" is no JSON
 
 
 def test_kept_checkpoints(tmp_path: Path) -> None:
-    training(steps=5).run(RunFolder(tmp_path, False), progress=False, intervals=Intervals(0, save=2, keep=4, draw=0))
-    assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["checkpoint_0000004.pth", FINAL]
-    assert checkpoint_format.read(tmp_path / "checkpoint_0000004.pth")["step"] == 4
+    """Whatever `save` is, and on file systems without links."""
+    for links in (True, False):
+        folder = tmp_path / str(links)
+        with pytest.MonkeyPatch.context() as patch:
+            if not links:
+                patch.setattr(os, "link", no_links)
+            training(steps=5).run(RunFolder(folder, False), progress=False, intervals=Intervals(0, 3, keep=2, draw=0))
+        kept = [f"checkpoint_{step:07d}.pth" for step in (2, 4)]
+        assert sorted(path.name for path in folder.glob("*.pth")) == [*kept, FINAL]
+        assert [checkpoint_format.read(folder / name)["step"] for name in kept] == [2, 4]
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
@@ -138,6 +179,16 @@ def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
         next(trained.objective.student.parameters()).fill_(float("nan"))
     with pytest.raises(UserError, match="the loss of step 0 is nan: the training has diverged"):
         trained.run(progress=False)
+
+
+def test_gradients_that_never_fit_half_precision() -> None:
+    trained = training(learning_rate=0.1)
+    trained.optimisation.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    parameter = trained.optimisation.parameters[0]
+    steps = [trained.optimisation.step(parameter.sum() * torch.inf, number)[0] for number in range(30)]
+    assert not any(steps)
+    with pytest.raises(UserError, match=r"step 30, and those before it, .*--amp bf16 .*\(now 0.1\)"):
+        trained.optimisation.step(parameter.sum() * torch.inf, 30)
 
 
 def test_batches_that_processes_cannot_share() -> None:

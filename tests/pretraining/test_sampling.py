@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ def test_every_case_is_drawn_once_before_any_is_drawn_again() -> None:
     drawn = [samples.case_index(number) for number in range(21)]
     assert [Counter(drawn[i : i + 7]) for i in (0, 7, 14)] == [Counter(range(7))] * 3
     assert drawn[:7] != drawn[7:14]
+
+
+def test_worker_processes_get_samples_by_pickle() -> None:
+    samples = Samples([made(i) for i in range(3)], options(views=2, augment=True))
+    assert torch.equal(pickle.loads(pickle.dumps(samples))[4][0], samples[4][0])
 
 
 @pytest.mark.parametrize("views", [1, 2])
