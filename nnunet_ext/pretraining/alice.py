@@ -121,13 +121,16 @@ class Alice:
             "divergence_cls": monitors.divergence_from_uniform(targets[0]),
             "divergence_patch": monitors.divergence_from_uniform(targets[1]),
             "agreement": monitors.agreement(exchange_views(targets[0]), outputs.cls),
+            "two_volumes": views.shift.isnan().any(1).float().mean(),
+            "temperature": torch.tensor(self.temperature(step)),
+            "momentum": torch.tensor(self._momentum(step)),
         }
 
     def after_step(self, step: int) -> None:
         """Centres and teacher follow; see `Objective.after_step`."""
         if self._means is not None:
             self.centres.update(*self._means, momentum=self.options.centre_momentum)
-        follow(self.teacher, self.network, teacher_momentum(step, self.total_steps, self.options.teacher_momentum))
+        follow(self.teacher, self.network, self._momentum(step))
         if step % WATCH_EVERY == 0 and self._watched:
             values = torch.stack(list(self._watched.values())).tolist()
             for message in self.watcher.update(step, dict(zip(self._watched, values, strict=True))):
@@ -138,6 +141,9 @@ class Alice:
         """The teacher's temperature at a step."""
         warm_up = round(self.options.temperature_warm_up * self.total_steps)
         return teacher_temperature(step, warm_up, *self.options.teacher_temperatures)
+
+    def _momentum(self, step: int) -> float:
+        return teacher_momentum(step, self.total_steps, self.options.teacher_momentum)
 
     def state_dict(self) -> dict[str, Any]:
         """Both networks with their heads and CASAs, centres, monitors; see `Objective.state_dict`."""

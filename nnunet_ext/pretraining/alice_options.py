@@ -13,6 +13,7 @@ Fidelity = Literal["ours", "original"]
 FIDELITIES: tuple[Fidelity, ...] = ("ours", "original")
 Extent = Literal["hidden", "all"]
 EXTENTS: tuple[Extent, ...] = ("hidden", "all")
+SHARES = ("temperature_warm_up", "frozen_prototypes", "centre_momentum", "teacher_momentum", "dropout")
 
 
 @dataclass(frozen=True)
@@ -87,17 +88,23 @@ class AliceOptions:
         Raises:
             UserError: an option out of its range.
         """
+        for field in fields(self):
+            _check_type(field.name, getattr(self, field.name), field.default)
         _one_of("reconstruction", self.reconstruction, EXTENTS)
         _one_of("mask_style", self.mask_style, STYLES)
         temperatures = (*self.teacher_temperatures, self.student_temperature)
-        if len(temperatures) != 3 or not all(math.isfinite(t) and t > 0 for t in temperatures):
+        if min(temperatures) <= 0:
             raise UserError(f"two temperatures of the teacher and one of the student, above 0, not {temperatures}")
-        if (
-            len(self.weights) != 3
-            or not all(math.isfinite(w) and w >= 0 for w in self.weights)
-            or not any(self.weights)
-        ):
+        if min(self.weights) < 0 or not any(self.weights):
             raise UserError(f"three weights are needed (views, positions, reconstruction), 0 or more: {self.weights}")
+        for name in SHARES:
+            if (getattr(self, name) or 0) > 1:
+                raise UserError(f"Alice's option {name} is {getattr(self, name)}; wanted: from 0 to 1")
+        if self.reconstruction == "all" and self.visible_weight:
+            raise UserError(
+                f"visible_weight is {self.visible_weight}, but all voxels are reconstructed anyway (reconstruction is "
+                "'all'): leave one of them out"
+            )
         if self.prototypes % self.heads:
             raise UserError(f"{self.prototypes} prototypes cannot be divided among {self.heads} heads of CASA")
 
@@ -137,6 +144,32 @@ def alice_options(fidelity: Fidelity = "ours", **chosen: Any) -> AliceOptions:
     if unknown:
         raise UserError(f"Alice has no options {unknown}; it has {known}")
     return AliceOptions(**{**(ORIGINAL if fidelity == "original" else {}), **chosen})
+
+
+def _check_type(name: str, value: Any, default: Any) -> None:
+    """Refuse a value that is of another type than the default, such as a number where there should be two.
+
+    Raises:
+        UserError: names both.
+    """
+    if isinstance(default, tuple):
+        length = None if name == "fill" else len(default)
+        fits = isinstance(value, tuple) and length in (None, len(value)) and all(map(_is_number, value))
+        wanted = f"{length} numbers, separated by commas" if length else "numbers, separated by commas"
+    elif isinstance(default, bool):
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(default, int):
+        fits, wanted = type(value) is int and value > 0, "a whole number above 0"
+    elif isinstance(default, str):
+        fits, wanted = isinstance(value, str), "a word"
+    else:  # a number, or None for one that follows from others
+        fits, wanted = value == default or (_is_number(value) and value >= 0), "a number, 0 or more"
+    if not fits:
+        raise UserError(f"Alice's option {name} is {value!r}; wanted: {wanted}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -52,6 +52,9 @@ def test_the_loss_is_the_weighted_sum() -> None:
     wanted = 2 * v["cls"] + 3 * (v["patch"] + v["patch_across"]) + 4 * v["reconstruction"]
     torch.testing.assert_close(v["loss"].detach(), wanted)
     assert 0 < v["overlap"] < 0.5  # of the first pair only
+    assert v["two_volumes"] == 0.5
+    assert v["momentum"] == pytest.approx(0.9)
+    assert v["temperature"] == pytest.approx(0.04)
     original = alice("original")
     v = original.losses(original.student, views(), 0)
     assert "patch_across" not in v
@@ -217,6 +220,16 @@ def test_options() -> None:
         ({"student_temperature": 0.0}, "above 0"),
         ({"weights": (0.0, 0.0, 0.0)}, "three weights"),
         ({"prototypes": 100}, "8 heads"),
+        ({"prototypes": 1.5}, "prototypes is 1.5; wanted: a whole number above 0"),
+        ({"teacher_temperatures": 0.04}, "teacher_temperatures is 0.04; wanted: 2 numbers, separated by commas"),
+        ({"weights": (1, 1)}, "wanted: 3 numbers"),
+        ({"weights": (1, 1, -1)}, "three weights"),
+        ({"augmentation": 1}, "wanted: true or false"),
+        ({"clip": "much"}, "clip is 'much'; wanted: a number"),
+        ({"mask_style": 3}, "wanted: a word"),
+        ({"dropout": 2}, "dropout is 2; wanted: from 0 to 1"),
+        ({"teacher_momentum": 2}, "teacher_momentum is 2; wanted: from 0 to 1"),
+        ({"fidelity": "original", "visible_weight": 0.1}, "all voxels are reconstructed anyway"),
     ):
         with pytest.raises(UserError, match=message):
             alice_options(**bad)
