@@ -191,6 +191,8 @@ def _prepare_all(
     for job in jobs:
         entry = known.get(_key(job))
         same = entry is not None and entry["files"] == _stamps(job.raw.files)
+        if job.by_nnunet and same and entry is not None:  # which may have preprocessed it again since
+            same = entry.get("prepared") == _prepared(job)
         if entry is not None and same and job.done:
             entries[_key(job)] = entry
         else:  # what we prepared from other files is prepared again; nnU-Net's own is nnU-Net's affair
@@ -219,6 +221,10 @@ def _read_index(path: Path) -> dict[str, dict[str, Any]]:
 def _stamps(files: Sequence[Path]) -> list[list[Any]]:
     """What tells that a file is another one now: its path, size, and time of change."""
     return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.exists()]
+
+
+def _prepared(job: _Job) -> list[list[Any]]:
+    return _stamps([job.folder / f"{job.raw.name}.pkl"])
 
 
 def _case(job: _Job, entry: Mapping[str, Any]) -> Case:
@@ -262,6 +268,7 @@ def _attempt(job: _Job) -> dict[str, Any] | str:
         image = loaded[0]
         return {
             "files": _stamps(job.raw.files),
+            "prepared": _prepared(job),
             "sha256": [checksum(path) for path in job.raw.files if path.exists()],
             "shape": [int(edge) for edge in image.shape[1:]],
             "body": body_box(image),

@@ -122,14 +122,14 @@ def _ending(folder: Path, endings: Sequence[str]) -> str:
 
 
 def _by_case(folder: Path, ending: str, plain: bool = False) -> dict[str, list[Path]]:
-    """Case -> its files by channel; with `plain`, a file without ``_0000`` is a case of one channel."""
+    """Case -> its files by channel; with `plain`, every file is a case of one channel."""
     cases: dict[str, list[Path]] = {}
     for path in sorted(folder.glob(f"*{ending}")):
         stem = path.name[: -len(ending)]
         if path.name.startswith(".") or not path.is_file():
             continue
         match = _CHANNEL.match(stem)
-        if match:
+        if match and not (plain and match["channel"] != "0000"):  # "scan_2019" is a name where there is one channel
             cases.setdefault(match["case"], []).append(path)
         elif plain:
             cases.setdefault(stem, []).append(path)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import support
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from nnunet_ext.errors import UserError
 from nnunet_ext.pretraining.preparing import open_pool
@@ -107,7 +108,26 @@ def test_a_data_set_without_labels_and_with_moved_plans(images: Path, folders: s
 
 def test_plain_names_for_one_channel(images: Path) -> None:
     (images / "Case_00001_0000.nii.gz").rename(images / "scan of a patient.nii.gz")
-    assert [case.name.split(".")[1] for case in pool(PLAIN, images).cases[4:]] == ["Case_00002", "scan of a patient"]
+    (images / "Case_00002_0000.nii.gz").rename(images / "scan_2019.nii.gz")
+    shutil.copyfile(images / "scan_2019.nii.gz", images / "scan_2020.nii.gz")
+    found = [case.name.split(".")[1] for case in pool(PLAIN, images).cases[4:]]
+    assert found == ["scan of a patient", "scan_2019", "scan_2020"]
+
+
+def test_what_nnunet_has_preprocessed_again(folders: support.Workspace, planned: Plans, tmp_path: Path) -> None:
+    planned("plain")
+    other = folders.copy(tmp_path / "copy")
+    with other.environment():
+        before = pool().cases[0]
+        image = np.asarray(before.image())[:, :20]
+        properties = before.properties()
+        for file in before.folder.glob("case_0*"):
+            file.unlink()
+        blocks = image.shape
+        nnUNetDatasetBlosc2.save_case(
+            image, image > 9, properties, str(before.folder / "case_0"), blocks, blocks, blocks, blocks
+        )
+        assert pool().cases[0].shape == image.shape[1:] != before.shape
 
 
 def test_excluded_cases(folders: support.Workspace, planned: Plans) -> None:
