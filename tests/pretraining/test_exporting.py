@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import support
 import torch
+from exported import as_residual, pretrained
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
-from pretraining.exported import as_residual, pretrained
 from torch import Tensor, nn
 
 from nnunet_ext.errors import UserError

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import support
 import torch
+from exported import cases_of, pretrained
 from nnunetv2.run.run_training import maybe_load_checkpoint
-from pretraining.exported import cases_of, pretrained
 
 from nnunet_ext.errors import UserError
 from nnunet_ext.pretraining import checkpoint_format, exporting, leakage
