@@ -97,12 +97,14 @@ class EmbeddingJob(Job):
     Attributes:
         reference: what to match.
         weights: file of the embedding.
+        checksum: SHA-256 of that file.
         pool: without its cases.
         device: where to compute, in torch's words.
     """
 
     reference: Reference
     weights: Path
+    checksum: str
     pool: Pool
     device: str
 
@@ -154,8 +156,9 @@ def match_by_embedding(job: EmbeddingJob) -> Arrays:
     """
     from nnunet_ext.pretraining.matching import match
 
-    there = _reference_maps(job.reference.case, job.weights, job.device, _Unhashed(job.pool))
-    maps = _embedder(job.weights, job.device).embed(job.subject, job.pool)
+    embedder = job.weights, job.checksum, job.device
+    there = _reference_maps(job.reference.case, *embedder, _Unhashed(job.pool))
+    maps = _embedder(*embedder).embed(job.subject, job.pool)
     found = match(there, maps, job.reference.points, cycle=True)
     return _kept(job, {**_inside(job, found.points, found.scores), "cycle": np.asarray(found.cycle, np.float64)})
 
@@ -190,7 +193,8 @@ def _reference_volume(case: Case, looking: Looking) -> Coarse:
 
 
 @lru_cache(maxsize=1)
-def _embedder(weights: Path, device: str) -> Any:
+def _embedder(weights: Path, _checksum: str, device: str) -> Any:
+    """The network of a file; of a file that has changed, the new one."""
     import torch
 
     from nnunet_ext.pretraining.embedding_maps import load_embedder
@@ -199,8 +203,8 @@ def _embedder(weights: Path, device: str) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _reference_maps(case: Case, weights: Path, device: str, pool: _Unhashed) -> Any:
-    return _embedder(weights, device).embed(case, pool.content)
+def _reference_maps(case: Case, weights: Path, checksum: str, device: str, pool: _Unhashed) -> Any:
+    return _embedder(weights, checksum, device).embed(case, pool.content)
 
 
 def _inside(job: Job, points: Array, scores: npt.NDArray[Any]) -> Arrays:

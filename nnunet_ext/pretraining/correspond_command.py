@@ -15,6 +15,7 @@ from nnunet_ext.errors import UserError
 KINDS = ("auto", "overlap", "bodybox", "affine", "embedding")
 EMBEDDING_FILE = "embedding.pth"
 DEFAULT_STEPS = 20_000
+MOST_WORKERS = 4  # threads that cut views for a training on another device than the CPU
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--points", type=int, default=64, metavar="K", help="in each case (default: 64)")
     parser.add_argument("--reference", metavar="CASE", help="default: the case of median body height")
     parser.add_argument(
-        "--threshold", type=float, help="least score of accepted points; default: correlation 0.3, cosine 0.7"
+        "--threshold",
+        type=float,
+        help="least score of accepted points; default: correlation 0.3, cosine 0.7, for an embedding of your own the "
+        "20th percentile of its scores in the quality check",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--weights", type=Path, metavar="FILE", help="embedding: SAM.pth, or one trained here")
@@ -130,8 +134,10 @@ def _weights(args: argparse.Namespace, pool: Any) -> Path | None:
 
     from nnunet_ext.pretraining.embedding_training import train
 
-    trained = train(pool, own, args.train_embedding, args.seed, torch.device(_device(args)), proceed=True)
-    print(f"embedding  {trained.quality}", file=sys.stderr)
+    device = torch.device(_device(args))
+    workers = 0 if device.type == "cpu" else min(MOST_WORKERS, args.processes or usable_cores())
+    trained = train(pool, own, args.train_embedding, args.seed, device, proceed=True, workers=workers)
+    print(f"embedding  {trained.quality.summary()}", file=sys.stderr)
     return own
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -46,6 +47,7 @@ class _Work:
     looking: Looking
     bar: Bar
     records: Path
+    weights_sha256: str = ""
     earlier: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -112,7 +114,10 @@ def make_table(pool: Pool, options: Options, bar: Bar = lambda words: None) -> C
         UserError: options that cannot work, or no case that could be worked on.
     """
     _check(pool, options)
-    work = _Work(pool, options, Looking.at(pool), bar, pool.folder / "correspondences")
+    checksum = ""
+    if options.kind == "embedding":
+        options, checksum = _calibrated(options)
+    work = _Work(pool, options, Looking.at(pool), bar, pool.folder / "correspondences", checksum)
     found = _overlap(work) if options.kind == "overlap" else _matched(work)
     found.table.save(table_path(pool.folder, options.kind))
     return found
@@ -125,14 +130,35 @@ def _check(pool: Pool, options: Options) -> None:
         raise UserError(f"--points must be at least 1; got {options.points}")
     if options.threshold is not None and not -1 <= options.threshold <= 1:
         raise UserError(f"--threshold must be from -1 to 1, as scores are; got {options.threshold}")
-    if options.kind == "embedding" and options.weights is None:
-        raise UserError("--kind embedding: give --weights FILE, or --train-embedding to train one on these cases")
+    if options.kind == "embedding":
+        _weights(options)
     if options.kind != "overlap" and len(pool.cases) < 2:
         raise UserError(f"--kind {options.kind} needs at least 2 cases, there is 1; use --kind overlap")
     if options.reference is not None and options.reference not in {case.name for case in pool.cases}:
         names = [case.name for case in pool.cases]
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         raise UserError(f"--reference {options.reference}: no such case; there are {len(names)}: {shown}")
+
+
+def _calibrated(options: Options) -> tuple[Options, str]:
+    """The options with the embedding's own threshold, if it has one, and the file's SHA-256.
+
+    Raises:
+        UserError: the file cannot be used; said once instead of for every case.
+    """
+    import torch
+
+    from nnunet_ext.pretraining.embedding_maps import load_embedder
+
+    known = load_embedder(_weights(options), torch.device("cpu")).definition
+    score = known.get("quality", {}).get("score_20", math.nan)
+    return replace(options, calibrated=score if math.isfinite(score) else None), known["sha256"]
+
+
+def _weights(options: Options) -> Path:
+    if options.weights is None:
+        raise UserError("--kind embedding: give --weights FILE, or --train-embedding to train one on these cases")
+    return options.weights
 
 
 def _overlap(work: _Work) -> Correspondences:
@@ -163,14 +189,15 @@ def _matched(work: _Work) -> Correspondences:
 
 
 def _embedding_job(work: _Work, case: Case, reference: Reference, settings: Mapping[str, Any]) -> EmbeddingJob:
-    from nnunet_ext.pretraining.raw_images import checksum
-
-    weights = work.options.weights
-    if weights is None:
-        raise UserError("--kind embedding: give --weights FILE")
-    fields = work.job(case, "embedding", **settings, weights=checksum(weights))
-    bare = replace(work.pool, cases=(), left_out=())
-    return EmbeddingJob(**fields, reference=reference, weights=weights, pool=bare, device=work.options.device)
+    fields = work.job(case, "embedding", **settings, weights=work.weights_sha256)
+    return EmbeddingJob(
+        **fields,
+        reference=reference,
+        weights=_weights(work.options),
+        checksum=work.weights_sha256,
+        pool=replace(work.pool, cases=(), left_out=()),
+        device=work.options.device,
+    )
 
 
 def _reference(work: _Work, boxes: Mapping[str, Any]) -> Reference:

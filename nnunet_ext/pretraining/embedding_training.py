@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ def train(
 ) -> Trained:
     """Train, write the file, and measure it.
 
-    Every step draws from its own random numbers, so a training that was interrupted goes on as if it had not been.
+    Every step draws from its own random numbers, so a training that was interrupted goes on as if it had not been. The
+    file of a finished one stays as it is, for what was matched by it is known by the file's checksum.
 
     Args:
         pool: the cases; from five on, a tenth (at least one, at most five) is held out to measure the embedding with.
@@ -77,16 +79,19 @@ def train(
         progress: show a bar.
 
     Raises:
-        UserError: there is a file already and `proceed` is not set, or it is of another training.
+        UserError: there is a file already and `proceed` is not set, or it is of another training; or the loss is no
+            number.
     """
     settings = settings or settings_for(pool)
     device = device or torch.device("cpu")
     training, held_out = split(pool.cases, seed)
-    run = _Run(settings, training, seed, batch, device)
     start = EmbeddingFile(
         settings, {}, 0, steps, seed, tuple(case.name for case in training), tuple(case.name for case in held_out), {}
     )
     before = _earlier(output_file, start, proceed)
+    if before is not None and before.step >= steps and before.quality:
+        return Trained(output_file, Quality(**before.quality), ())
+    run = _Run(settings, training, seed, batch, device)
     if before is not None:
         run.restore(before)
     losses: list[float] = []
@@ -185,11 +190,17 @@ class _Run:
         pairs = list(zip(cells[::2], cells[1::2], strict=True))
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         loss = embedding_loss(pairs, self.settings.distances, self.sampling, generator)["loss"]
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise UserError(
+                f"the embedding's loss is {value} in step {step + 1}: look for images with values that are no numbers, "
+                "or train with another --seed. What was written before is kept"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
         self.optimizer.step()
-        return float(loss.detach())
+        return value
 
 
 def _earlier(path: Path, start: EmbeddingFile, proceed: bool) -> EmbeddingFile | None:
@@ -203,6 +214,7 @@ def _earlier(path: Path, start: EmbeddingFile, proceed: bool) -> EmbeddingFile |
     different = [word for name, word in decisive.items() if getattr(before, name) != getattr(start, name)]
     if different:
         raise UserError(
-            f"{path} was trained with another {', '.join(different)}; continue with the same, or give another name"
+            f"{path} was trained with another {', '.join(different)}: leave out --train-embedding to use it as it is, "
+            "go on with the same, or remove the file to train anew"
         )
     return before

@@ -13,6 +13,7 @@ from nnunet_ext.pretraining.case_matching import MOST_SCALING, Reference, is_pla
 from nnunet_ext.pretraining.case_records import Arrays
 from nnunet_ext.pretraining.case_volumes import Looking
 from nnunet_ext.pretraining.landmarks import LandmarkTable, definition_of
+from nnunet_ext.pretraining.local_ncc import Scale
 from nnunet_ext.pretraining.registration import outliers
 
 CYCLE_MM = 20.0
@@ -27,11 +28,13 @@ class Options:
         kind: "overlap", "bodybox", "affine" or "embedding".
         points: K.
         reference: name of a case; None: the one of median body height.
-        threshold: least score; None: 0.3 (correlation) or 0.7 (cosine).
+        threshold: least score; None: `calibrated`, or else 0.3 (correlation) or 0.7 (cosine).
         seed: of all that is drawn.
         processes: that work on cases at the same time.
         weights: file of the embedding; "embedding" only.
         device: where the embedding is computed, in torch's words.
+        calibrated: the embedding's own threshold, the 20th percentile of its scores for known correspondences
+            (specification alice 3.3); None: it has none, as published weights.
     """
 
     kind: str
@@ -42,11 +45,27 @@ class Options:
     processes: int = 1
     weights: Path | None = None
     device: str = "cpu"
+    calibrated: float | None = None
 
     @property
     def least(self) -> float:
         """The threshold that holds."""
-        return THRESHOLDS[self.kind] if self.threshold is None else self.threshold
+        known = (self.threshold, self.calibrated, THRESHOLDS[self.kind])
+        return next(value for value in known if value is not None)
+
+    @property
+    def threshold_from(self) -> str:
+        """Where that threshold is from: "given", "embedding" (calibrated) or "default"."""
+        if self.threshold is not None:
+            return "given"
+        return "default" if self.calibrated is None else "embedding"
+
+    def cycle_limit(self, scale: Scale) -> float | None:
+        """How far, in mm, the match of a match may lie from the point; "embedding" only, else None.
+
+        20 mm for bodies; less where all that is looked at shrinks with small volumes (see `Scale`).
+        """
+        return CYCLE_MM * scale.reach / Scale.reach if self.kind == "embedding" else None
 
 
 @dataclass
@@ -96,9 +115,10 @@ def assemble(
     for name, arrays in found.items():
         points[row[name]], scores[row[name]] = arrays["points"], arrays["scores"]
     accepted = np.isfinite(scores) & (scores >= options.least)
-    if options.kind == "embedding":
+    limit = options.cycle_limit(looking.scale)
+    if limit is not None:
         for name, arrays in found.items():
-            accepted[row[name]] &= np.nan_to_num(arrays["cycle"], nan=np.inf) <= CYCLE_MM
+            accepted[row[name]] &= np.nan_to_num(arrays["cycle"], nan=np.inf) <= limit
     restricted = {name: reason for name, reason in failed.items() if name not in found}
     metrics = {name: float(arrays["metric"]) for name, arrays in found.items()} if options.kind == "affine" else {}
     for name, is_outlier in zip(metrics, outliers(list(metrics.values())), strict=True):
@@ -117,7 +137,8 @@ def assemble(
         {
             "reference": None if reference is None else reference.case.name,
             "threshold": options.least,
-            "cycle_mm": CYCLE_MM if options.kind == "embedding" else None,
+            "threshold_from": options.threshold_from,
+            "cycle_mm": limit,
             "seed": options.seed,
             "points": options.points,
             "extent": "image" if looking.whole else "body",

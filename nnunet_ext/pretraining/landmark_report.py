@@ -19,6 +19,11 @@ from nnunet_ext.pretraining.landmark_assembly import Correspondences
 PAIRS = 6
 FEW_ACCEPTED = 0.5
 COLOUR = "#ffb000"
+_FROM = {
+    "given": "",
+    "default": "",
+    "embedding": ": 80 % of the embedding's scores of known correspondences reach it",
+}
 
 Place = tuple[str, Array]
 
@@ -52,10 +57,10 @@ def lines(found: Correspondences) -> list[str]:
     table = found.table
     told = [f"kind       {table.kind}, {table.points.shape[1]} points in each of {len(table.cases)} cases"]
     if not table.same_volume:
-        least = table.definition["threshold"]
+        least = f"threshold {table.definition['threshold']:.3g}{_FROM[table.definition['threshold_from']]}"
         told += [
             f"reference  {table.definition['reference']}",
-            f"accepted   {100 * table.acceptance():.1f} % of the points (threshold {least:g})",
+            f"accepted   {100 * table.acceptance():.1f} % of the points ({least})",
             f"score      {table.median_score():.3f} in the median",
         ]
     if found.restricted:

@@ -126,10 +126,6 @@ class LandmarkTable:
         scores = scores[np.isfinite(scores)]
         return float(np.median(scores)) if scores.size else float("nan")
 
-    def unmatched(self) -> tuple[str, ...]:
-        """Cases of which no point has a partner: they are for views of one volume only."""
-        return tuple(name for name, usable in zip(self.cases, self._usable, strict=True) if not usable.size)
-
     def draw(self, rng: np.random.Generator, index: int) -> Draw | None:
         """A point of a case, and the same point in another case, all equally likely.
 

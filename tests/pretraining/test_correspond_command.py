@@ -14,10 +14,12 @@ from made_bodies import Body, affine, scanner
 from made_pools import made_pool, spoil, write_case
 
 from nnunet_ext.cli import main
-from nnunet_ext.pretraining import landmark_report, preparing
+from nnunet_ext.pretraining import embedding_training, landmark_report, preparing
 from nnunet_ext.pretraining.cases import Pool
 from nnunet_ext.pretraining.embedding_file import EmbeddingFile, new_network
+from nnunet_ext.pretraining.embedding_quality import Quality
 from nnunet_ext.pretraining.embedding_settings import settings_for
+from nnunet_ext.pretraining.embedding_training import Trained
 from nnunet_ext.pretraining.landmarks import LandmarkTable
 
 Run = Callable[..., int]
@@ -117,3 +119,25 @@ def test_an_interrupted_embedding_is_not_used(run: Run, pool: Pool, capsys: pyte
     EmbeddingFile(settings, weights, 5, 5, 7, ("a",), (), {}).write(pool.folder / "embedding.pth")
     assert run("--reference", "a") == 0
     assert "kind       embedding" in capsys.readouterr().out
+
+
+def test_the_quality_of_a_trained_embedding_is_told(
+    run: Run, pool: Pool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_for(pool, spacing=4.0, features=(4, 8, 8, 8), fine=8, coarse=8)
+    quality = Quality(200, 30.0, 0.1, 8.0, 24.0, 2.0, 0.8, False)
+
+    def train(_: Pool, file: Path, *__: Any, **___: Any) -> Trained:
+        content = EmbeddingFile(settings, dict(new_network(settings).state_dict()), 5, 5, 0, ("a",), (), {})
+        file.parent.mkdir()
+        replace(content, quality=quality.as_dict()).write(file)
+        return Trained(file, quality, ())
+
+    monkeypatch.setattr(embedding_training, "train", train)
+    assert run("--kind", "embedding", "--train-embedding", "5", "--reference", "a") == 0
+    told = capsys.readouterr()
+    assert "median error 30.0 mm" in told.err
+    assert "don't use this embedding" in told.err
+    assert "(threshold 0.8: 80 % of the embedding's scores" in told.out
+    assert run("--kind", "embedding", "--threshold", "0.75", "--reference", "a") == 0
+    assert "(threshold 0.75)" in capsys.readouterr().out

@@ -21,6 +21,7 @@ from nnunet_ext.pretraining.embedding_file import EmbeddingFile, new_network
 from nnunet_ext.pretraining.embedding_settings import settings_for
 from nnunet_ext.pretraining.frames import Frame, apply
 from nnunet_ext.pretraining.landmark_assembly import Options
+from nnunet_ext.pretraining.landmark_report import lines
 from nnunet_ext.pretraining.landmarks import LandmarkTable, table_path
 
 SCALED = affine((1.1, 0.92, 1.06), (18, -10, 22))
@@ -116,7 +117,7 @@ def test_cases_that_fail_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     (pool.cases[1].folder / "b.pkl").write_bytes(b"broken")
     found = make_table(pool, Options("overlap", points=5))
     assert set(found.failed) == {"b", "c"}
-    assert found.table.unmatched() == ("b", "c")
+    assert found.table.accepted.any(axis=1).tolist() == [True, False, False]
     with pytest.raises(UserError, match="--reference c cannot be used: cannot read"):
         make_table(pool, Options("affine", points=5, reference="c"))
 
@@ -153,6 +154,14 @@ def test_auto(pool: Pool, tmp_path: Path) -> None:
     assert table.definition["scale"]["grid"] == 1.0
 
 
+def embedding(pool: Pool, file: Path, seed: int = 0, quality: dict[str, Any] | None = None) -> Path:
+    """The file of a small untrained network."""
+    settings = settings_for(pool, spacing=4.0, features=(4, 8, 8, 8), fine=8, coarse=8)
+    weights = dict(new_network(settings, seed).state_dict())
+    EmbeddingFile(settings, weights, 1, 1, seed, ("a",), (), {}, quality or {}).write(file)
+    return file
+
+
 def test_an_embedding_matches_too(tmp_path: Path) -> None:
     """Even an untrained network finds the same places in the same image that lies elsewhere."""
     shift = (21.0, -13.0, 37.0)
@@ -161,19 +170,38 @@ def test_an_embedding_matches_too(tmp_path: Path) -> None:
         "b": (Body(affine((1, 1, 1), shift)), scanner((48, 32, 48), 4.0, shift)),
     }
     pool = made_pool(tmp_path, patients)
-    settings = settings_for(pool, spacing=4.0, features=(4, 8, 8, 8), fine=8, coarse=8)
-    weights = {key: value.clone() for key, value in new_network(settings).state_dict().items()}
-    file = tmp_path / "embedding.pth"
-    EmbeddingFile(settings, weights, 1, 1, 0, ("a",), (), {}).write(file)
+    file = embedding(pool, tmp_path / "embedding.pth")
     options = Options("embedding", points=24, reference="a", threshold=0.5, weights=file)
     found = make_table(pool, options)
     table = found.table
-    assert table.definition["cycle_mm"] == 20
+    assert table.definition["cycle_mm"] == pytest.approx(15)  # of images of 192 mm; 20 mm from 256 mm on
+    assert table.definition["threshold_from"] == "given"
     assert table.acceptance() == 1
     assert table.median_score() > 0.99
     assert np.abs(table.points[1] - table.points[0] - np.array(shift)).max() < 4.01  # half a cell
-    assert make_table(pool, options).earlier == 1
-    assert auto_kind(pool, embedding=True) == "embedding"
+    again = make_table(pool, replace(options, threshold=None))
+    assert again.earlier == 1
+    assert (again.table.definition["threshold"], again.table.definition["threshold_from"]) == (0.7, "default")
+
+
+def test_an_embedding_brings_its_threshold(pool: Pool, tmp_path: Path) -> None:
+    two, file = replace(pool, cases=pool.cases[:2], folder=tmp_path), tmp_path / "embedding.pth"
+    options = Options("embedding", points=12, reference="a", weights=embedding(two, file))
+    first = make_table(two, options).table
+    embedding(two, file, seed=1, quality={"score_20": float(np.median(first.scores[1]))})
+    found = make_table(two, options)
+    table = found.table
+    assert (table.scores[1] != first.scores[1]).all()  # of the new file, in records and in memory
+    assert table.definition["threshold"] == np.median(first.scores[1])
+    assert table.definition["threshold_from"] == "embedding"
+    assert (table.scores[1][table.accepted[1]] >= table.definition["threshold"]).all()
+    assert ": 80 % of the embedding's scores of known correspondences reach it)" in "\n".join(lines(found))
+
+
+def test_weights_that_cannot_be_used_are_refused_once(pool: Pool, tmp_path: Path) -> None:
+    (tmp_path / "SAM.pth").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"SAM\.pth"):
+        make_table(pool, Options("embedding", weights=tmp_path / "SAM.pth"))
 
 
 def test_clipped_ct_is_looked_at_in_the_raw_file(tmp_path: Path) -> None:

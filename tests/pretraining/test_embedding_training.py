@@ -89,6 +89,19 @@ def test_an_interrupted_training_goes_on_exactly(pool: Pool, tmp_path: Path, mon
     assert len(run("parts.pth", proceed=True).losses) == 2
     whole, parts = (read_embedding_file(tmp_path / name).weights for name in ("whole.pth", "parts.pth"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    finished = (tmp_path / "parts.pth").read_bytes()
+    again = run("parts.pth", proceed=True)
+    assert again.losses == ()
+    assert again.quality.as_dict() == read_embedding_file(tmp_path / "parts.pth").quality
+    assert (tmp_path / "parts.pth").read_bytes() == finished  # or all that was matched by it would be matched again
+
+
+def test_a_loss_that_is_no_number_ends_the_training(pool: Pool, tmp_path: Path) -> None:
+    settings = replace(settings_for(pool, **SMALL), crop=(16, 16, 16))
+    broken = made_case("broken", np.full_like(pool.cases[0].image(), np.nan), pool.cases[0].frame)
+    with pytest.raises(UserError, match="loss is nan in step 1: look for images"):
+        train(replace(pool, cases=(broken,)), tmp_path / "e.pth", 2, settings=settings, batch=1, progress=False)
+    assert not (tmp_path / "e.pth").exists()
 
 
 def test_views_overlap_and_know_their_places(pool: Pool) -> None:
