@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,12 +71,14 @@ def _export(args: argparse.Namespace) -> int:
     source, target, notes = _source(args)
     content, copied = exporting.export(source, target, what=args.what, partial=args.partial, seed=args.seed)
     content["nnunet_ext"]["checkpoint_sha256"] = _digest(args.checkpoint)
-    save_atomically(checkpoint_format.as_plain(content), args.output)
+    unchecked = args.output.with_name(f".{args.output.name}.{uuid.uuid4().hex[:8]}")
     try:
-        export_check.check(args.output, target, content["network_weights"])
-    except UserError:
-        args.output.unlink(missing_ok=True)
-        raise
+        save_atomically(checkpoint_format.as_plain(content), unchecked)
+        export_check.check(unchecked, target, content["network_weights"])
+        unchecked.replace(args.output)  # only now, so that a file that is there is as it was if this one is bad
+    finally:
+        with contextlib.suppress(OSError):
+            unchecked.unlink()
     print(f"source   {_described(content['nnunet_ext'])}")
     for note in notes:
         print(f"note     {note}")

@@ -24,7 +24,6 @@ from nnunet_ext.weights.patch_size import adapt_patch_size
 
 ENOUGH = 0.95  # of the encoder's parameters
 EPOCH = 250  # steps of an epoch of nnU-Net
-WHAT = ("all", "encoder")
 
 State = dict[str, Tensor]
 

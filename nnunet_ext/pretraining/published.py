@@ -10,7 +10,7 @@ from nnunet_ext.architectures.nnformer_plans import NETWORK_CLASS
 from nnunet_ext.errors import UserError
 from nnunet_ext.pretraining.exporting import Source, Target
 from nnunet_ext.weights.nnformer import FIRST, initialise
-from nnunet_ext.weights.nnformer_layouts import Found, read_backbone
+from nnunet_ext.weights.nnformer_layouts import STUDENT, Found, read_backbone
 
 METHOD, TRAINER, PLANS, CONFIGURATION = "alice", "NNFormerTrainer", "NNFormerPlans", "3d_fullres"
 _EPOCH = "epoch"
@@ -29,13 +29,14 @@ def find_published(path: Path, branch: str | None) -> Found | None:
     Raises:
         UserError: it is one, and has not that branch.
     """
-    try:
-        found = read_backbone(path, None)
-    except UserError:
-        return None
-    if FIRST not in found.checkpoint.state:
-        return None
-    return found if branch is None else read_backbone(path, branch)
+    for network in (None, STUDENT):  # a raw checkpoint may lack the teacher, which None takes
+        try:
+            found = read_backbone(path, network)
+        except UserError:
+            continue
+        if FIRST in found.checkpoint.state:
+            return found if branch == network else read_backbone(path, branch)
+    return None
 
 
 def published_source(found: Found, target: Target, seed: int) -> tuple[Source, list[str]]:

@@ -14,6 +14,7 @@ from nnunet_ext.weights.loading import Checkpoint, CheckpointError, find_state_d
 STUDENT, TEACHER = "student", "teacher"
 NETWORKS = (TEACHER, STUDENT)
 """What a raw checkpoint of Alice's pre-training holds; the first is taken where nobody chooses."""
+CHOOSE = "choose by --network (pretrain-export: --branch)"
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ def _weights(content: Any, name: str, layout: str, wanted: str | None) -> Mappin
         weights = content.get(network)
         if not isinstance(weights, Mapping) or not weights:
             there = [other for other in NETWORKS if content.get(other)]
-            raise CheckpointError(f"{name}: there is no {network} in it, only {shorten(there)}; choose by --network")
+            raise CheckpointError(f"{name}: there is no {network} in it, only {shorten(there)}; {CHOOSE}")
         return find_state_dict(weights, name)
     if wanted is not None:
         raise CheckpointError(
             f"{name}: the file holds one network, there is nothing to choose (found {shorten(map(str, content), 3)}): "
-            "leave out --network, or give the checkpoint that the pre-training wrote"
+            "leave out --network (pretrain-export: --branch), or give the checkpoint that the pre-training wrote"
         )
     if layout == "student":
         return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import support
 import torch
+from exported import cases_of, pretrained
 from nnunetv2.run.run_training import maybe_load_checkpoint
-from pretraining.exported import cases_of, pretrained
 
 from nnunet_ext import cli
+from nnunet_ext.errors import UserError
+from nnunet_ext.pretraining import export_check
 from nnunet_ext.pretraining.export_command import fine_tuning_name
 from nnunet_ext.trainers.variants import trainer_class
 
@@ -51,6 +53,22 @@ def test_export_and_train(
     told = capsys.readouterr()
     assert "student" in told.out
     assert torch.load(output, weights_only=True)["nnunet_ext"]["what"] == "encoder"
+
+
+def test_a_file_stays_where_the_new_one_fails_its_check(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise UserError("loads as another network")
+
+    monkeypatch.setattr(export_check, "check", fail)
+    output = tmp_path / "out" / "weights.pth"
+    output.parent.mkdir()
+    output.write_bytes(b"earlier")
+    assert cli.main(["pretrain-export", str(checkpoint), "-o", str(output), "--overwrite"]) == 1
+    assert "loads as another network" in capsys.readouterr().err
+    assert output.read_bytes() == b"earlier"
+    assert list(output.parent.iterdir()) == [output]
 
 
 def test_for_another_data_set(

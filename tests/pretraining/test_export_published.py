@@ -74,6 +74,12 @@ def test_a_branch_of_a_raw_checkpoint(narrow: str, tmp_path: Path, capsys: pytes
     torch.save(content, path)
     assert cli.main([*command, "-d", "901", "-p", narrow, "--branch", "student"]) == 1
     assert "there is no student" in capsys.readouterr().err
+    del content["teacher"]
+    torch.save({**content, "student": {f"module.backbone.{key}": value for key, value in student.items()}}, path)
+    assert cli.main([*command, "-d", "901", "-p", narrow]) == 1
+    assert "there is no teacher in it, only student; choose by --network (pretrain-export: --branch)" in (
+        capsys.readouterr().err
+    )
 
 
 def test_other_files_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
