@@ -36,8 +36,8 @@ class Protocol:
     patch: tuple[int, ...] = (24, 32, 24)
     batch: int = 4
     iterations: int = 20
-    epochs: int = 20
-    longer: int = 60
+    epochs: int = 14
+    longer: int = 46
     steps: dict[str, int] = field(default_factory=lambda: {"mae": 800, "alice": 260})
     alice: tuple[str, ...] = ("prototypes=256", "hidden=512", "bottleneck=128", "casa_hidden=512")
 

@@ -132,7 +132,7 @@ def text(summary: Mapping[str, Any]) -> str:
         "Intervals: 95 %, paired bootstrap over test cases, of the mean over seeds. CPU s: of `nnUNetv2_train`, start "
         f"and validation included; pre-training took {spent['mae']:.0f} (MAE) and {spent['alice']:.0f} (Alice).",
         "",
-        "Recipes were chosen on other cases, with the fewest labels of the first seed: "
+        "Recipes of pre-trained arms were chosen on other cases, with the fewest labels of the first seed: "
         + "; ".join(f"{name} {value:.3f}" for name, value in summary["choice"]["dice"].items())
         + ".",
         "",
