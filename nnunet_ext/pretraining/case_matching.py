@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import zlib
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -100,6 +101,7 @@ class EmbeddingJob(Job):
         checksum: SHA-256 of that file.
         pool: without its cases.
         device: where to compute, in torch's words.
+        threads: of a worker process on a CPU.
     """
 
     reference: Reference
@@ -107,6 +109,7 @@ class EmbeddingJob(Job):
     checksum: str
     pool: Pool
     device: str
+    threads: int
 
 
 def find_box(job: Job) -> Arrays:
@@ -154,8 +157,12 @@ def match_by_embedding(job: EmbeddingJob) -> Arrays:
     Raises:
         UserError: the case does not fit the embedding.
     """
+    import torch
+
     from nnunet_ext.pretraining.matching import match
 
+    if multiprocessing.parent_process() is not None:  # else it would hold for all that this process does
+        torch.set_num_threads(job.threads)
     embedder = job.weights, job.checksum, job.device
     there = _reference_maps(job.reference.case, *embedder, _Unhashed(job.pool))
     maps = _embedder(*embedder).embed(job.subject, job.pool)

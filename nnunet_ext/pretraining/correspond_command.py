@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.cores import usable_cores
+from nnunet_ext.cores import limit_torch_threads, usable_cores
 from nnunet_ext.errors import UserError
 
 KINDS = ("auto", "overlap", "bodybox", "affine", "embedding")
@@ -114,9 +114,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _device(args: argparse.Namespace) -> str:
+    """Where the embedding is computed; on a CPU with no more threads than this process may use."""
     from nnunet_ext.inference.device import chosen_device
 
-    return str(chosen_device(args.device))
+    device = str(chosen_device(args.device))
+    if device == "cpu":
+        limit_torch_threads()
+    return device
 
 
 def _weights(args: argparse.Namespace, pool: Any) -> Path | None:

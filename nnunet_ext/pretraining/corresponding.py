@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_ext.cores import thread_limit
 from nnunet_ext.errors import UserError
 from nnunet_ext.inference.case_pool import CaseJob, Outcome, work_on
 from nnunet_ext.pretraining.body import spread_points
@@ -197,6 +198,7 @@ def _embedding_job(work: _Work, case: Case, reference: Reference, settings: Mapp
         checksum=work.weights_sha256,
         pool=replace(work.pool, cases=(), left_out=()),
         device=work.options.device,
+        threads=max(1, thread_limit() // work.options.processes),
     )
 
 
