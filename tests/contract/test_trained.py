@@ -34,7 +34,14 @@ KEYS = {
 }
 LABELS = ("plain", "regions", "ignore", "regionsignore")
 SHAPES = ("anisotropic", "noncubic")
-FULL = [(name, kind, c) for name, entry in TRAINERS.items() for c in configurations(entry) for kind in LABELS + SHAPES]
+UNCHANGED = ("UNetTrainer",)
+"""Networks, loss and data are nnU-Net's, so two kinds of data show as much as all."""
+FULL = [
+    (name, kind, c)
+    for name, entry in TRAINERS.items()
+    for c in configurations(entry)
+    for kind in (("plain", "regionsignore") if name in UNCHANGED else LABELS + SHAPES)
+]
 VARIANTS = [
     (name, "plain", configurations(entry)[0])
     for base, entry in TRAINERS.items()
