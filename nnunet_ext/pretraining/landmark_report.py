@@ -73,10 +73,12 @@ def advice(found: Correspondences) -> str | None:
     """A sentence where too few points were accepted to pre-train with them."""
     if found.table.same_volume or not found.table.acceptance() < FEW_ACCEPTED:
         return None
+    way_out = "or train an embedding (--train-embedding)"
+    if found.table.kind == "embedding":
+        way_out = "train an embedding for longer or on more images, or, if the picture is good, lower --threshold"
     return (
         f"only {100 * found.table.acceptance():.0f} % of the points were accepted: these volumes do not correspond "
-        "well enough by this kind. Use --kind overlap (two views of one volume), or train an embedding "
-        "(--train-embedding)."
+        f"well enough by this kind. Use --kind overlap (two views of one volume), {way_out}."
     )
 
 

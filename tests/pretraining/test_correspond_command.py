@@ -139,5 +139,7 @@ def test_the_quality_of_a_trained_embedding_is_told(
     assert "median error 30.0 mm" in told.err
     assert "don't use this embedding" in told.err
     assert "(threshold 0.8: 80 % of the embedding's scores" in told.out
-    assert run("--kind", "embedding", "--threshold", "0.75", "--reference", "a") == 0
-    assert "(threshold 0.75)" in capsys.readouterr().out
+    assert run("--kind", "embedding", "--threshold", "1", "--reference", "a") == 0
+    told = capsys.readouterr()
+    assert "(threshold 1)" in told.out
+    assert "if the picture is good, lower --threshold" in told.err
