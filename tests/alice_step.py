@@ -12,6 +12,7 @@ from nnunet_ext.losses.points import KDPoint
 from nnunet_ext.pretraining.adapters import Adapter
 from nnunet_ext.pretraining.alice import Alice
 from nnunet_ext.pretraining.alice_options import AliceOptions, alice_options
+from nnunet_ext.pretraining.unused import freeze_unused
 from nnunet_ext.pretraining.views import Views
 
 PATCH = (8, 16, 16)
@@ -105,6 +106,24 @@ def parallel_steps(rank: int, folder: str) -> Alice:
         for number in range(2):
             step(method, of_sample(views(seed=number), rank), number, student)
     return method
+
+
+def statistics(rank: int, folder: str) -> list[Tensor]:
+    """The running variance of both processes' teachers after a step of different samples."""
+    method = alice()
+    freeze_unused(method.student, 2, PATCH)
+    with support.one_of_two(rank, folder):
+        step(method, of_sample(views(), rank), 0, nn.parallel.DistributedDataParallel(method.student))
+        own = method.teacher.get_buffer("adapter.network.norm.running_var")
+        found = [torch.empty_like(own) for _ in range(2)]
+        torch.distributed.all_gather(found, own)
+    return found
+
+
+def other_statistics(index: int, folder: str) -> None:
+    """The second process."""
+    torch.set_num_threads(1)
+    statistics(index + 1, folder)
 
 
 def freeze_norm(method: Alice) -> None:

@@ -25,7 +25,7 @@ from nnunet_ext.losses.alice import (
 from nnunet_ext.losses.masked_reconstruction import masked_error, voxels_of, whole_error
 from nnunet_ext.pretraining import monitors
 from nnunet_ext.pretraining.adapters import Adapter
-from nnunet_ext.pretraining.alice_network import AliceNetwork, AliceOutputs, broadcast, follow
+from nnunet_ext.pretraining.alice_network import AliceNetwork, AliceOutputs, broadcast, follow, share_statistics
 from nnunet_ext.pretraining.alice_options import AliceOptions
 from nnunet_ext.pretraining.masking import fill_values, masked_images
 from nnunet_ext.pretraining.schedules import teacher_momentum, teacher_temperature
@@ -131,6 +131,7 @@ class Alice:
         if self._means is not None:
             self.centres.update(*self._means, momentum=self.options.centre_momentum)
         follow(self.teacher, self.network, self._momentum(step))
+        share_statistics(self.teacher)
         if step % WATCH_EVERY == 0 and self._watched:
             values = torch.stack(list(self._watched.values())).tolist()
             for message in self.watcher.update(step, dict(zip(self._watched, values, strict=True))):

@@ -110,3 +110,19 @@ def broadcast(module: nn.Module) -> None:
     if distributed.is_available() and distributed.is_initialized():
         for tensor in module.state_dict().values():
             distributed.broadcast(tensor, 0)
+
+
+@torch.no_grad()
+def share_statistics(module: nn.Module) -> None:
+    """Give all processes the first one's running statistics, as `DistributedDataParallel` does for the student's.
+
+    A checkpoint holds the first process's alone: with others, a training that goes on would be another one.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    running = [b for name, b in module.named_buffers() if name.endswith(("running_mean", "running_var"))]
+    if running:
+        joined = torch.cat([buffer.flatten() for buffer in running])
+        distributed.broadcast(joined, 0)
+        for buffer, part in zip(running, joined.split([b.numel() for b in running]), strict=True):
+            buffer.copy_(part.view_as(buffer))

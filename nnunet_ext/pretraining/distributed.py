@@ -87,7 +87,14 @@ def joined(device: str) -> Iterator[Processes]:
     )
     if not 0 <= rank < world:
         raise UserError(f"RANK={rank} and WORLD_SIZE={world}: a rank is from 0 to WORLD_SIZE - 1; start with torchrun")
+    if device == "mps" and world > 1:
+        raise UserError(f"{world} processes cannot share this device: start one, or use -device cpu")
     if device == "cuda":
+        if world > 1 and "LOCAL_RANK" not in os.environ:
+            raise UserError(
+                f"WORLD_SIZE={world}, but LOCAL_RANK is not set: all processes would take the first GPU; start with "
+                "torchrun, or set it to the number of the process on its machine"
+            )
         if local >= torch.cuda.device_count():
             raise UserError(
                 f"LOCAL_RANK={local}, but this machine has {torch.cuda.device_count()} GPU(s): start at most so many "

@@ -181,6 +181,15 @@ def test_two_processes_do_what_one_does_with_both_samples(tmp_path: Path) -> Non
         torch.testing.assert_close(found.state_dict()[part], wanted.state_dict()[part], rtol=1e-4, atol=1e-5)
 
 
+def test_teachers_have_one_batch_norm(tmp_path: Path) -> None:
+    """A checkpoint holds the first process's: were they different, a resumed training would not be the same."""
+    other = spawn(alice_step.other_statistics, (str(tmp_path),), nprocs=1, join=False)
+    first, second = alice_step.statistics(0, str(tmp_path))
+    assert other.join(timeout=60)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, torch.ones_like(first))
+
+
 def test_a_collapse_is_told() -> None:
     told: list[str] = []
     method = alice(total=2000)
