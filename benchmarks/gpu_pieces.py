@@ -17,6 +17,7 @@ import torch
 import torch.distributed
 from gpu_networks import PLAIN, VARIANTS
 from gpu_numerics import amp_piece, compile_piece
+from gpu_pretraining import pretraining_piece
 from gpu_setting import EQUAL, Outcome, Setting, numerics
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
@@ -208,4 +209,5 @@ PIECES: dict[str, Callable[[Setting], Outcome]] = {
     "memory": memory_piece,
     "speed": speed_piece,
     "ddp": ddp_piece,
+    "pretraining": pretraining_piece,
 }

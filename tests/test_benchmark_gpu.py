@@ -51,10 +51,10 @@ def test_pieces_run_on_the_cpu_and_reports_add_up(
     monkeypatch.setitem(gpu.gpu_networks.VARIANTS, "UNETRPP tied", ("UNETRPP", short))
     monkeypatch.setattr(importlib.import_module("gpu_numerics"), "MODES", ("eager",))  # compiling takes long
     arguments = ["-o", str(tmp_path), "--device", "cpu", "--tiny", "--rounds", "1"]
-    for piece in ("amp", "memory", "speed"):
+    for piece in ("amp", "memory", "speed", "pretraining"):
         assert gpu.main([*arguments, "--piece", piece]) == 0
     report = json.loads((tmp_path / "gpu.json").read_text())
-    assert set(report) == {"amp", "memory", "speed"}
+    assert set(report) == {"amp", "memory", "speed", "pretraining"}
     ways = [tuple(row[:4]) for row in report["amp"]["rows"]]
     assert ("SSHUNet TSM", "batched", "float32", "eager") in ways
     assert {("SSHUNet GSF", views, "mixed", "eager") for views in ("batched", "sequential")} <= set(ways)
