@@ -94,7 +94,8 @@ def make_adapter(network: nn.Module, input_channels: int, patch_size: Sequence[i
         patch_size: of the images, in voxels.
 
     Raises:
-        UserError: the network's features are not known (``nnunet_ext.losses.points``), or its output is not an image.
+        UserError: the network's features are not known (``nnunet_ext.losses.points``), its output is not an image, or
+            it cannot take such patches.
     """
     if hasattr(network, "view_execution"):  # maps of one batch of views would be in the views' axes
         setattr(network, "view_execution", "sequential")  # noqa: B010  # not an attribute of every module
@@ -108,7 +109,13 @@ def make_adapter(network: nn.Module, input_channels: int, patch_size: Sequence[i
             "decoder stages"
         )
     neck, context = points.encoder[-1][-1], points.decoder[0][-1]
-    found = _probe(Adapter(network, neck, context), input_channels, patch_size)
+    try:
+        found = _probe(Adapter(network, neck, context), input_channels, patch_size)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{type(network).__name__} cannot be pre-trained on patches of {tuple(patch_size)}: "
+            f"{str(error).splitlines()[0]}; choose another --patch, such as the plans' own"
+        ) from error
     expected = (1, input_channels, *patch_size)
     if tuple(found.reconstruction.shape) != expected:
         raise UserError(

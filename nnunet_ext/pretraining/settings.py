@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -60,6 +61,19 @@ class Settings:
     checkpointing: bool
     seed: int
     alice: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot work.
+
+        Raises:
+            UserError: names the option.
+        """
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise UserError(f"--learning-rate must be above 0; got {self.learning_rate}")
+        if not (self.visible_weight >= 0 and math.isfinite(self.visible_weight)):
+            raise UserError(f"--visible-weight must be 0 or more; got {self.visible_weight}")
+        if self.seed < 0:
+            raise UserError(f"--seed must be 0 or more; got {self.seed}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; tuples stay tuples."""

@@ -42,9 +42,12 @@ def no_links(*_: Any) -> None:
     raise OSError("Operation not supported")
 
 
-@pytest.mark.parametrize(("method", "wishes"), [("mae", {}), ("alice", {"alice": DROPPING})])
+@pytest.mark.parametrize(
+    ("method", "wishes"),
+    [("mae", {}), ("alice", {"alice": DROPPING}), ("alice", {"alice": DROPPING, "precision": "fp16"})],
+)
 def test_ten_and_ten_steps_are_twenty(method: str, wishes: dict[str, Any], tmp_path: Path) -> None:
-    """With dropout, augmentation, and schedules that move at every step."""
+    """With dropout, augmentation, schedules that move at every step, and a scaler that skips some steps."""
     whole = training(method, **wishes)
     assert whole.run(progress=False)
     first, folder = training(method, **wishes), RunFolder(tmp_path, tensorboard=False)
@@ -56,6 +59,8 @@ def test_ten_and_ten_steps_are_twenty(method: str, wishes: dict[str, Any], tmp_p
     assert second.run(folder, progress=False, intervals=Intervals(log=5, draw=20))
     assert equal(weights(whole), weights(second))
     assert not equal(weights(whole), weights(first))
+    if whole.optimisation.scaler is not None:
+        assert whole.optimisation.scaler.get_scale() < 2**16  # there were such steps
     final = checkpoint_format.read(tmp_path / FINAL)
     assert not (tmp_path / LATEST).exists()
     assert (final["method"], final["step"], final["total_steps"]) == (method, 20, 20)
@@ -165,6 +170,23 @@ def test_kept_checkpoints(tmp_path: Path) -> None:
         kept = [f"checkpoint_{step:07d}.pth" for step in (2, 4)]
         assert sorted(path.name for path in folder.glob("*.pth")) == [*kept, FINAL]
         assert [checkpoint_format.read(folder / name)["step"] for name in kept] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        ({"learning_rate": 0.0}, "--learning-rate must be above 0; got 0.0"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be above 0"),
+        ({"visible_weight": -1.0}, "--visible-weight must be 0 or more; got -1.0"),
+        ({"seed": -1}, "--seed must be 0 or more; got -1"),
+        ({"patch": (4, 8, 8)}, r"cannot be pre-trained on patches of \(4, 8, 8\): .*choose another --patch"),
+        ({"patch": (0, 16, 16)}, r"cannot be pre-trained on patches of \(0, 16, 16\)"),
+        ({"patch": (-16, 16, 16)}, r"cannot be pre-trained on patches of \(-16, 16, 16\)"),
+    ],
+)
+def test_numbers_that_cannot_work(wishes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        training(**wishes)
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
