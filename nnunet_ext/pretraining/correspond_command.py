@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         reference=args.reference,
         threshold=args.threshold,
         seed=args.seed,
-        processes=processes if device == "cpu" else 1,
+        processes=processes,
         weights=weights if kind == "embedding" else None,
         device=device,
     )

@@ -58,7 +58,8 @@ class _Work:
         self.earlier = len(found)
         todo: list[CaseJob] = [job for job in jobs if job.case not in found]
         progress = self.bar(words) if todo else None
-        outcome = work_on(function, todo, self.options.processes, progress, Outcome())
+        alone = function is match_by_embedding and self.options.device != "cpu"  # processes would share its memory
+        outcome = work_on(function, todo, 1 if alone else self.options.processes, progress, Outcome())
         self.failed |= outcome.failed
         found |= outcome.done
         return {job.case: found[job.case] for job in jobs if job.case in found}

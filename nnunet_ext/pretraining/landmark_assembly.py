@@ -30,7 +30,7 @@ class Options:
         reference: name of a case; None: the one of median body height.
         threshold: least score; None: `calibrated`, or else 0.3 (correlation) or 0.7 (cosine).
         seed: of all that is drawn.
-        processes: that work on cases at the same time.
+        processes: that work on cases at the same time; an embedding on another device than the CPU works in one.
         weights: file of the embedding; "embedding" only.
         device: where the embedding is computed, in torch's words.
         calibrated: the embedding's own threshold, the 20th percentile of its scores for known correspondences

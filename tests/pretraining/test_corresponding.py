@@ -13,7 +13,7 @@ from made_bodies import Body, affine, scanner
 from made_pools import ORIENTATIONS, made_pool, plans_of, spoil, write_case
 
 from nnunet_ext.errors import UserError
-from nnunet_ext.pretraining import case_matching
+from nnunet_ext.pretraining import case_matching, corresponding
 from nnunet_ext.pretraining.case_volumes import Looking
 from nnunet_ext.pretraining.cases import Pool
 from nnunet_ext.pretraining.corresponding import auto_kind, make_table
@@ -202,6 +202,27 @@ def test_weights_that_cannot_be_used_are_refused_once(pool: Pool, tmp_path: Path
     (tmp_path / "SAM.pth").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"SAM\.pth"):
         make_table(pool, Options("embedding", weights=tmp_path / "SAM.pth"))
+
+
+def test_only_the_embedding_works_alone_on_another_device(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, int] = {}
+    work_on = corresponding.work_on
+
+    def counted(function: Any, jobs: Any, processes: int, *rest: Any) -> Any:
+        seen[function.__name__] = processes
+        return work_on(function, jobs, 1, *rest)
+
+    monkeypatch.setattr(corresponding, "work_on", counted)
+    two = replace(pool, cases=pool.cases[:2], folder=tmp_path)
+    weights = embedding(two, tmp_path / "embedding.pth")
+    make_table(two, Options("embedding", points=2, reference="a", weights=weights, processes=3, device="cuda"))
+    assert seen == {"find_box": 3, "match_by_embedding": 1}
+    seen.clear()
+    again = replace(two, folder=tmp_path / "cpu")
+    make_table(again, Options("embedding", points=2, reference="a", weights=weights, processes=3))
+    assert seen == {"find_box": 3, "match_by_embedding": 3}
 
 
 def test_clipped_ct_is_looked_at_in_the_raw_file(tmp_path: Path) -> None:
