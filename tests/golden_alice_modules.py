@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import published_alice as weights_of
 import torch
 from torch import Tensor
 
@@ -23,7 +24,6 @@ from nnunet_ext.pretraining.crops import cut
 from nnunet_ext.pretraining.masks import published_hidden
 from nnunet_ext.pretraining.schedules import cosine, teacher_temperature
 from nnunet_ext.pretraining.views import Views
-from nnunet_ext.weights import alice as weights_of
 from nnunet_ext.weights import nnformer, transfer
 
 Spec = dict[str, Any]

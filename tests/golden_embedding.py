@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from published_matching import Side, match_voxels
 from torch import Tensor
 from torch.nn import functional as F
 
 from nnunet_ext.architectures.anatomical_embedding import Embedding, SAMEmbedding
-from nnunet_ext.pretraining.published_matching import Side, match_voxels
 from nnunet_ext.weights import anatomical_embedding as weights_of
 from nnunet_ext.weights.loading import CheckpointError
 

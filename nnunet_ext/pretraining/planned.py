@@ -16,8 +16,6 @@ from nnunet_ext.errors import UserError
 from nnunet_ext.lookup import TRAINERS_MODULE, install
 from nnunet_ext.names import UnknownNameError
 
-STOCK_TRAINER = "nnUNetTrainer"
-
 
 def find_trainer(name: str) -> type[Any]:
     """A trainer's class by nnU-Net's own look-up: its trainers, ours, and other people's.

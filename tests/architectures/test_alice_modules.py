@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import published_alice as weights_of
 import pytest
 import torch
 from torch import nn
 
 from nnunet_ext.architectures.alice_head import AliceHead, Prototypes
 from nnunet_ext.architectures.casa import CASA
-from nnunet_ext.weights import alice as weights_of
 
 
 def test_only_the_prototypes_directions_matter() -> None:

@@ -13,6 +13,7 @@ from made_bodies import Body, affine, scanner
 from made_pools import ORIENTATIONS, made_pool, plans_of, spoil, write_case
 
 from nnunet_ext.errors import UserError
+from nnunet_ext.inference.case_pool import work_on
 from nnunet_ext.pretraining import case_matching, corresponding
 from nnunet_ext.pretraining.case_volumes import Looking
 from nnunet_ext.pretraining.cases import Pool
@@ -208,7 +209,6 @@ def test_only_the_embedding_works_alone_on_another_device(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, int] = {}
-    work_on = corresponding.work_on
 
     def counted(function: Any, jobs: Any, processes: int, *rest: Any) -> Any:
         seen[function.__name__] = processes
