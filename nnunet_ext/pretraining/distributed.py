@@ -101,6 +101,7 @@ def joined(device: str) -> Iterator[Processes]:
                 "processes (torchrun --nproc_per_node)"
             )
         torch.cuda.set_device(local)
+        torch.backends.cudnn.benchmark = True  # as nnUNetv2_train: all patches have one size
     chosen = torch.device("cuda", local) if device == "cuda" else torch.device(device)
     ours = world > 1 and not dist.is_initialized()
     if ours:

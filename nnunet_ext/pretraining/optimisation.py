@@ -47,7 +47,7 @@ class Optimisation:
         self.settings, self.device = settings, device
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.optimiser = self._make()
-        self.scaler = torch.amp.GradScaler(device.type) if settings.precision == "fp16" else None
+        self.scaler = _scaler(device) if settings.precision == "fp16" else None
 
     def _make(self) -> torch.optim.Optimizer:
         rate = self.settings.learning_rate
@@ -138,3 +138,9 @@ class Optimisation:
         self.optimiser.load_state_dict(state["optimiser"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
+
+
+def _scaler(device: torch.device) -> Any:
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler(device.type)
+    return torch.cuda.amp.GradScaler()  # torch before 2.3

@@ -6,8 +6,10 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pretraining_run
@@ -157,6 +159,32 @@ def test_the_log_forgets_what_will_be_done_again(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [5, 10, 7]
     assert lines[2]["gradient_norm"] is None  # "Infinity" is no JSON
+
+
+def test_tensorboard_gets_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is installed or not; points that a resumed training makes again are hidden."""
+    told: list[tuple[Any, ...]] = []
+
+    class Writer:
+        def __init__(self, folder: str, purge_step: int | None = None) -> None:
+            told.append((folder, purge_step))
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            told.append((name, value, step))
+
+        def close(self) -> None:
+            told.append(("closed",))
+
+    fake = ModuleType("torch.utils.tensorboard")
+    fake.__dict__["SummaryWriter"] = Writer
+    monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    folder, events = RunFolder(tmp_path), str(tmp_path / "tensorboard")
+    folder.forget_after(10)
+    folder.log(11, {"loss": 1.0})
+    folder.close()
+    assert told == [(events, None), ("closed",), (events, 11), ("loss", 1.0, 11), ("closed",)]
+    monkeypatch.setitem(sys.modules, fake.__name__, None)
+    assert RunFolder(tmp_path).tensorboard is None
 
 
 def test_kept_checkpoints(tmp_path: Path) -> None:
