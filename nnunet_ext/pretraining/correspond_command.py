@@ -146,14 +146,23 @@ def _weights(args: argparse.Namespace, pool: Any) -> Path | None:
 
 
 def _is_trained(own: Path, kind: str) -> bool:
-    """Whether there is an embedding whose training came to its end; with "auto", others are only remarked on."""
+    """Whether there is an embedding whose training came to its end, and with "auto" a good one.
+
+    Raises:
+        UserError: it is asked for, and its training did not come to its end.
+    """
     if not own.is_file():
         return False
     from nnunet_ext.pretraining.embedding_file import read_embedding_file
+    from nnunet_ext.pretraining.embedding_quality import Quality
 
     content = read_embedding_file(own)
     if content.step >= content.steps:
-        return True
+        quality = Quality(**content.quality) if content.quality else None
+        if quality is None or not quality.poor:
+            return True
+        print(f"{'not used: ' if kind == 'auto' else ''}{own}: {quality.summary()}", file=sys.stderr)
+        return kind != "auto"
     words = (
         f"{own}: its training was interrupted after {content.step} of {content.steps} steps; go on with "
         f"--train-embedding {content.steps} --seed {content.seed}"

@@ -143,3 +143,8 @@ def test_the_quality_of_a_trained_embedding_is_told(
     told = capsys.readouterr()
     assert "(threshold 1)" in told.out
     assert "if the picture is good, lower --threshold" in told.err
+    assert "don't use this embedding" in told.err
+    assert run() == 0
+    told = capsys.readouterr()
+    assert "kind       overlap" in told.out
+    assert "not used: " in told.err
