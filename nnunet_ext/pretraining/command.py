@@ -289,7 +289,7 @@ def _begin(folder: Any, training: Any, pool: Any, settings: Any, args: argparse.
     )
     print(f"folder  {folder.path}")
     if folder.tensorboard is None:
-        print("no TensorBoard here (pip install "nnunet-ext[tensorboard]"); the numbers are in log.jsonl all the same")
+        print("no TensorBoard here (pip install 'nnunet-ext[tensorboard]'); the numbers are in log.jsonl all the same")
     notice = leakage_notice(pool, training.describe()["provenance"]["transductive"], args.exclude_fold)
     if notice:
         _warn(notice)
