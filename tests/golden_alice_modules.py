@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from nnunet_ext.pretraining.alice import Alice, make_teacher
 from nnunet_ext.pretraining.alice_network import AliceNetwork
 from nnunet_ext.pretraining.alice_options import alice_options
 from nnunet_ext.pretraining.crops import cut
-from nnunet_ext.pretraining.masks import published_hidden
 from nnunet_ext.pretraining.schedules import cosine, teacher_temperature
 from nnunet_ext.pretraining.views import Views
 from nnunet_ext.weights import nnformer, transfer
@@ -207,3 +207,25 @@ RUNNERS: dict[str, Callable[[Spec, Tensors, Tensors], Tensors]] = {
     "pretrain_step": _pretrain_step,
 }
 """Kind of fixture -> what computes it."""
+
+
+def published_hidden(
+    random: np.random.RandomState, shape: Sequence[int], ratio: float, block: int = 16, stride: int = 2
+) -> np.ndarray:
+    """A mask of the published generator: tubes along the last axis, stored at the patch embedding's stride.
+
+    Args:
+        random: numpy's legacy generator; its stream is the published one.
+        shape: (3,) voxels of the patch.
+        ratio: part of the columns that is hidden, rounded up.
+        block: edge of a block in voxels.
+        stride: voxels a stored element stands for.
+
+    Returns:
+        (*shape / stride,) bool, True = hidden.
+    """
+    columns = [edge // block for edge in shape[:2]]
+    hidden = np.zeros(math.prod(columns), bool)
+    hidden[random.permutation(len(hidden))[: math.ceil(len(hidden) * ratio)]] = True
+    blocks = np.repeat(hidden.reshape(columns)[..., None], shape[2] // block, 2)
+    return np.kron(blocks, np.ones([block // stride] * 3, bool))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,9 @@ def voxels_of(hidden: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
     return hidden
 
 
-def masked_error(prediction: Tensor, target: Tensor, hidden: Tensor, visible_weight: float = 0.0) -> Tensor:
+def masked_error(
+    prediction: Tensor, target: Tensor, hidden: Tensor, visible_weight: float = 0.0, scale: Sequence[float] = (1.0,)
+) -> Tensor:
     """Mean squared error over the hidden voxels, and a part of that over the visible ones.
 
     Args:
@@ -34,12 +38,15 @@ def masked_error(prediction: Tensor, target: Tensor, hidden: Tensor, visible_wei
         target: (B, C, *shape).
         hidden: (B, 1, *shape) bool.
         visible_weight: factor of the mean squared error over visible voxels.
+        scale: standard deviation of the images, one value or one for each channel: the error's unit, so that to
+            predict the mean costs 1 whatever the intensities' scale.
 
     Returns:
         A 0-dimensional float32 tensor: every voxel and channel counts alike; 0 where nothing is hidden.
     """
     with torch.autocast(prediction.device.type, enabled=False):
-        squares = (prediction.float() - target.float()).square().mean(1, keepdim=True)
+        unit = prediction.new_tensor(list(scale), dtype=torch.float32).view(1, -1, 1, 1, 1)
+        squares = ((prediction.float() - target.float()) / unit).square().mean(1, keepdim=True)
         error = _mean(squares, hidden)
         return error + visible_weight * _mean(squares, ~hidden) if visible_weight else error
 

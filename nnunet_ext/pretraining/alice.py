@@ -219,7 +219,7 @@ class Alice:
     def _reconstruction(self, prediction: Tensor, clean: Tensor, hidden: Tensor) -> Tensor:
         if self.options.reconstruction == "all":
             return whole_error(prediction, clean)
-        return masked_error(prediction, clean, hidden, self.options.visible_weight)
+        return masked_error(prediction, clean, hidden, self.options.visible_weight, self.options.scale)
 
     def _gate(self, gradient: Tensor) -> Tensor:
         """The prototypes' gradient, 0 in the first steps."""

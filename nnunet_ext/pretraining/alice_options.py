@@ -50,6 +50,7 @@ class AliceOptions:
         heads, casa_hidden: sizes of CASA.
         token_cap: feature maps with more positions are averaged to at most so many before the head.
         fill: of hidden voxels, one value or one for each channel.
+        scale: unit of the error over hidden voxels, as many values; see `masked_error`.
     """
 
     augmentation: bool = True
@@ -81,6 +82,7 @@ class AliceOptions:
     casa_hidden: int = 2048
     token_cap: int = 4096
     fill: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -153,7 +155,7 @@ def _check_type(name: str, value: Any, default: Any) -> None:
         UserError: names both.
     """
     if isinstance(default, tuple):
-        length = None if name == "fill" else len(default)
+        length = None if name in ("fill", "scale") else len(default)
         fits = isinstance(value, tuple) and length in (None, len(value)) and all(map(_is_number, value))
         wanted = f"{length} numbers, separated by commas" if length else "numbers, separated by commas"
     elif isinstance(default, bool):

@@ -173,25 +173,52 @@ def default_batch(pool: Pool, method: str) -> int:
     return planned if method == "mae" else max(2, min(8, planned // 2))
 
 
-def fill_of(pool: Pool) -> tuple[float, ...]:
-    """What hidden voxels are filled with, a value a channel: the mean, which is 0 after z-scores."""
+@dataclass(frozen=True)
+class Intensities:
+    """Mean and standard deviation of the images, a value a channel: 0 and 1 after z-scores.
+
+    Hidden voxels are filled with the mean, and the standard deviation is the unit of the reconstruction's error.
+    """
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+def intensities_of(pool: Pool) -> Intensities:
+    """As nnU-Net's normalisation leaves them; measured on some images where it isn't a z-score of each image."""
     schemes = PlansManager(pool.plans).get_configuration(pool.configuration).normalization_schemes
     if all(scheme in CENTRED for scheme in schemes):
-        return (0.0,) * len(schemes)
-    looked_at = pool.cases[:: max(1, len(pool.cases) // LOOKED_AT)]
-    means = np.mean([np.asarray(case.image()).mean((1, 2, 3)) for case in looked_at], 0)
-    return tuple(0.0 if s in CENTRED else float(mean) for s, mean in zip(schemes, means, strict=True))
+        return Intensities((0.0,) * len(schemes), (1.0,) * len(schemes))
+    step = -(-len(pool.cases) // LOOKED_AT)
+    sums = [_moments(case.image()) for case in pool.cases[::step]]
+    means, squares = np.mean(sums, 0)
+    deviations = np.sqrt(np.maximum(squares - means**2, 1e-12))
+    # Rounded, so that another machine's last bits are no other options for a training that goes on.
+    return Intensities(
+        tuple(0.0 if s in CENTRED else _rounded(mean) for s, mean in zip(schemes, means, strict=True)),
+        tuple(1.0 if s in CENTRED else _rounded(d) for s, d in zip(schemes, deviations, strict=True)),
+    )
+
+
+def _moments(image: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, and mean square, of each channel."""
+    voxels = np.asarray(image).astype(np.float64)
+    return voxels.mean((1, 2, 3)), (voxels**2).mean((1, 2, 3))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def make_objective(
-    planned: Planned, settings: Settings, fill: tuple[float, ...], warn: Callable[[str], object] = warnings.warn
+    planned: Planned, settings: Settings, images: Intensities, warn: Callable[[str], object] = warnings.warn
 ) -> Objective:
     """The method of the settings around the network; random weights of its own are drawn from the seed."""
     torch.manual_seed(settings.seed + 1)
     if settings.method == "mae":
-        return MaskedAutoencoder(planned.adapter, settings.visible_weight, fill)
-    options = alice_options(**settings.alice)
-    return Alice(planned.adapter, settings.steps, replace(options, fill=fill), warn)
+        return MaskedAutoencoder(planned.adapter, settings.visible_weight, images.mean, images.deviation)
+    options = replace(alice_options(**settings.alice), fill=images.mean, scale=images.deviation)
+    return Alice(planned.adapter, settings.steps, options, warn)
 
 
 def assemble(
@@ -215,10 +242,10 @@ def assemble(
         warn: told what may go wrong.
         transductive: recorded: images that will be validated on are meant to be among them.
     """
-    fill = fill_of(pool)
+    images = intensities_of(pool)
     if settings.checkpointing:
         planned.adapter.checkpoint_stages()
-    objective = make_objective(planned, settings, fill, warn)
+    objective = make_objective(planned, settings, images, warn)
     freeze_unused(objective.student, planned.input_channels, planned.patch_size)
     sampling = SamplingOptions(
         patch_size=settings.patch_size,
@@ -248,7 +275,7 @@ def assemble(
         }
 
     samples = Samples(pool.cases, sampling, table)
-    return Pretraining(settings, objective, planned.adapter, samples, processes, fill, describe)
+    return Pretraining(settings, objective, planned.adapter, samples, processes, images.mean, describe)
 
 
 def provenance(pool: Pool, settings: Settings, table: LandmarkTable | None) -> dict[str, Any]:
@@ -267,6 +294,8 @@ def provenance(pool: Pool, settings: Settings, table: LandmarkTable | None) -> d
         "dataset": pool.plans["dataset_name"],
         "plans": pool.plans["plans_name"],
         "settings": settings.as_dict(),
-        "landmarks": None if table is None else {"kind": table.kind, "acceptance": table.acceptance()},
+        "landmarks": None
+        if table is None
+        else {"kind": table.kind, "acceptance": table.acceptance(), "digest": table.digest()},
         "left_out": [list(entry) for entry in pool.left_out],
     }

@@ -138,8 +138,16 @@ def _train(args: argparse.Namespace, processes: Any) -> int:
     from nnunet_ext.pretraining.assembling import assemble, choose_settings, plan
     from nnunet_ext.pretraining.loop import Intervals
     from nnunet_ext.pretraining.run_folder import RunFolder, has_run
-    from nnunet_ext.pretraining.starting import checkpoint_to_resume, landmark_table, pool_of, require_same_images
+    from nnunet_ext.pretraining.starting import (
+        checkpoint_to_resume,
+        landmark_table,
+        pool_of,
+        require_same_images,
+        require_same_plans,
+        require_same_table,
+    )
 
+    warn = _warn if processes.is_first else _say_nothing
     earlier = checkpoint_to_resume(args.output or _default_folder(args)) if args.resume else None
     args.plans = args.plans or (earlier["provenance"]["plans"] if earlier else DEFAULTS["plans"])
     args.configuration = args.configuration or (earlier or DEFAULTS)["configuration"]
@@ -157,13 +165,16 @@ def _train(args: argparse.Namespace, processes: Any) -> int:
     patch = args.patch or (list(stored["patch_size"]) if stored else None)
     planned = plan(pool, trainer, seed, patch)
     with processes.first_before_others():
-        table = landmark_table(pool, _method_of(args, stored), args.views, stored, _warn)
+        table = landmark_table(pool, _method_of(args, stored), args.views, stored, warn)
     if earlier is None:
+        _need_table(args, table)
         settings = choose_settings(pool, planned, **_wishes(args, processes, table))
     else:
+        require_same_plans(earlier, planned.plans)
+        require_same_table(earlier, table)
         settings = _continued(args, earlier)
     transductive = args.transductive or bool(earlier and earlier["provenance"].get("transductive"))
-    training = assemble(pool, planned, settings, processes, table, warn=_warn, transductive=transductive)
+    training = assemble(pool, planned, settings, processes, table, warn=warn, transductive=transductive)
     if earlier is not None:
         training.load(earlier)
         del earlier
@@ -193,6 +204,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--mask-ratio must lie between 0 and 1; got {args.mask_ratio}")
     if args.anatomical_share is not None and not 0 <= args.anatomical_share <= 1:
         raise UserError(f"--anatomical-share must be from 0 to 1; got {args.anatomical_share}")
+    if args.exclude_fold == "all":
+        raise UserError("--exclude-fold all: fold all validates on no case of its own; name a fold, or leave it out")
     if args.only_unlabelled and not args.unlabelled:
         raise UserError("--only-unlabelled needs --unlabelled FOLDER")
     if args.method != "alice" and not args.resume:
@@ -201,6 +214,16 @@ def _check(args: argparse.Namespace) -> None:
                 raise UserError(f"--{name.replace('_', '-')} is for --method alice")
         if args.shuffled or args.alice:
             raise UserError("--shuffled and --alice are for --method alice")
+
+
+def _need_table(args: argparse.Namespace, table: Any) -> None:
+    """Refuse options for pairs of two patients where there are none."""
+    for name in ("anatomical_share", "shuffled"):
+        if table is None and getattr(args, name):
+            raise UserError(
+                f"--{name.replace('_', '-')} is for pairs of two patients, but there is no landmark table to draw them "
+                "from: make one with nnunet-ext correspond, or leave the option out"
+            )
 
 
 def _given(value: Any, stored: Any, name: str) -> Any:
@@ -240,6 +263,8 @@ def _alice(args: argparse.Namespace) -> dict[str, Any]:
     options = dict(parse_option(text) for text in args.alice)
     if args.fidelity is not None:
         options["fidelity"] = args.fidelity
+    if options.keys() & {"fill", "scale"}:
+        raise UserError("--alice fill, scale: they are the mean and the deviation of the images, not to be chosen")
     return options
 
 
@@ -254,6 +279,8 @@ def _continued(args: argparse.Namespace, earlier: Any) -> Any:
     given |= {name: (name != "augment") if flag else None for name, flag in flags.items()}
     wished = replace(settings, **{name: value for name, value in given.items() if value is not None})
     different = [name for name in settings.as_dict() if getattr(settings, name) != getattr(wished, name)]
+    if args.views and settings.method != "alice":
+        different.append("views")
     if different or args.alice or args.fidelity or args.mask_block:
         named = different or ["alice, fidelity or mask_block"]
         raise UserError(
@@ -302,6 +329,10 @@ def _end(folder: Any, step: int, steps: int, over: bool) -> None:
         print(f"written  {folder.path / FINAL}\nnext     nnunet-ext pretrain-export {folder.path / FINAL} -o FILE.pth")
     else:
         print(f"stopped after step {step} of {steps}; --resume goes on\nwritten  {folder.path / LATEST}")
+
+
+def _say_nothing(_: str) -> None:
+    """Other processes have the same to say as the first."""
 
 
 def _warn(message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
@@ -113,6 +114,11 @@ class LandmarkTable:
             )
         cases = tuple(str(name) for name in parts.pop("cases"))
         return cls(kind=kind, cases=cases, same_volume=kind == "overlap", definition=definition, **parts)
+
+    def digest(self) -> str:
+        """SHA-256 of what pairs are drawn from."""
+        parts = ("\n".join(self.cases).encode(), self.points.tobytes(), self.accepted.tobytes())
+        return hashlib.sha256(b"".join(parts)).hexdigest()
 
     def acceptance(self) -> float:
         """Share of accepted points, the reference's own left out; NaN without any other case."""

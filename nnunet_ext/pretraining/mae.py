@@ -34,22 +34,29 @@ class MaskedAutoencoder:
         adapter: around the plans' network.
         visible_weight: factor of the mean squared error over visible voxels.
         fill: what hidden voxels are filled with: one value or one for each channel.
+        scale: unit of the error, as many values; see `masked_error`.
     """
 
     views = 1
 
-    def __init__(self, adapter: Adapter, visible_weight: float = 0.0, fill: Sequence[float] = (0.0,)) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        visible_weight: float = 0.0,
+        fill: Sequence[float] = (0.0,),
+        scale: Sequence[float] = (1.0,),
+    ) -> None:
         self.student: nn.Module = Reconstructing(adapter)
         self.adapter = adapter
         self.visible_weight = visible_weight
-        self.fill = tuple(fill)
+        self.fill, self.scale = tuple(fill), tuple(scale)
 
     def losses(self, student: nn.Module, views: Views, step: int) -> dict[str, Tensor]:
         """The reconstruction's loss; see `Objective.losses`."""
         hidden = voxels_of(views.hidden, views.images.shape[2:])
         fill = fill_values(self.fill, views.images.shape[1])
         reconstruction = student(masked_images(views.images, hidden, fill))
-        loss = masked_error(reconstruction, views.clean, hidden, self.visible_weight)
+        loss = masked_error(reconstruction, views.clean, hidden, self.visible_weight, self.scale)
         return {"loss": loss, "reconstruction": loss.detach()}
 
     def after_step(self, step: int) -> None:

@@ -79,28 +79,6 @@ def draw_hidden(
     return np.repeat(np.expand_dims(hidden, tube_axis), grid[tube_axis], tube_axis)
 
 
-def published_hidden(
-    random: np.random.RandomState, shape: Sequence[int], ratio: float, block: int = 16, stride: int = 2
-) -> np.ndarray:
-    """A mask of the published generator: tubes along the last axis, stored at the patch embedding's stride.
-
-    Args:
-        random: numpy's legacy generator; its stream is the published one.
-        shape: (3,) voxels of the patch.
-        ratio: part of the columns that is hidden, rounded up.
-        block: edge of a block in voxels.
-        stride: voxels a stored element stands for.
-
-    Returns:
-        (*shape / stride,) bool, True = hidden.
-    """
-    columns = [edge // block for edge in shape[:2]]
-    hidden = np.zeros(math.prod(columns), bool)
-    hidden[random.permutation(len(hidden))[: math.ceil(len(hidden) * ratio)]] = True
-    blocks = np.repeat(hidden.reshape(columns)[..., None], shape[2] // block, 2)
-    return np.kron(blocks, np.ones([block // stride] * 3, bool))
-
-
 def _chosen(random: np.random.Generator, number: int, ratio: float) -> np.ndarray:
     """(number,) bool with so many True that at least one of each is there, if there are two."""
     count = min(max(1, math.ceil(ratio * number - 1e-9)), max(1, number - 1))

@@ -65,7 +65,8 @@ def open_pool(
         unlabelled: folders of images without labels.
         processes: that prepare cases at the same time.
         own_images: whether the data set's own training images belong to the pool, too.
-        exclude: names of own cases to leave out, such as those of a validation fold.
+        exclude: names of own cases to leave out, such as those of a validation fold; copies of their files in the
+            folders are left out, too.
         progress: show a bar.
 
     Raises:
@@ -76,12 +77,13 @@ def open_pool(
     settings = PlansManager(content).get_configuration(configuration)
     folder = places["preprocessed"] / FOLDER / f"{plans}__{configuration}"
     own = places["preprocessed"] / str(settings.data_identifier)
-    raw = _own_cases(places["raw"], own, dataset_json) if own_images else []
-    raw += _folders_cases(content, dataset_json, unlabelled)
-    unknown = sorted(set(exclude) - {case.name for case in raw if case.own})
-    if unknown and own_images:
+    training = _own_cases(places["raw"], own, dataset_json) if own_images or exclude else []
+    unknown = sorted(set(exclude) - {case.name for case in training})
+    if unknown:
         raise UserError(f"cannot leave out {', '.join(unknown)}: the data set has no such training cases")
-    raw = [case for case in raw if not (case.own and case.name in set(exclude))]
+    hidden = {checksum(path) for case in training if case.name in set(exclude) for path in case.files}
+    raw = [case for case in training if own_images and case.name not in set(exclude)]
+    raw += _folders_cases(content, dataset_json, unlabelled)
     if not raw:
         raise UserError(
             f"no images to pre-train on: {places['raw'] / 'imagesTr'} has none that may be used, and --unlabelled "
@@ -97,6 +99,9 @@ def open_pool(
     cases, left_out = _prepare_all(jobs, folder, processes, progress)
     if not cases:
         raise UserError(f"none of {len(jobs)} images could be prepared; the first: {left_out[0][0]}: {left_out[0][1]}")
+    copies = [case for case in cases if hidden.intersection(case.sha256)]
+    left_out += [(case.name, "the same file as a case that is to be left out") for case in copies]
+    cases = [case for case in cases if case not in copies]
     return Pool(folder, tuple(cases), content, configuration, dataset_json, tuple(left_out))
 
 

@@ -104,7 +104,10 @@ def checkpoint_to_resume(folder: Path) -> dict[str, Any]:
         return checkpoint_format.read(folder / LATEST)
     if (folder / FINAL).is_file():
         raise UserError(f"{folder}: this training is over; begin another one with -o")
-    raise UserError(f"--resume: there is no {LATEST} in {folder}")
+    raise UserError(
+        f"--resume: there is no {LATEST} in {folder}; give -d, -p, -c, -tr and --method as at the beginning, or the "
+        "folder with -o"
+    )
 
 
 def require_same_images(content: Mapping[str, Any], pool: Pool) -> None:
@@ -131,6 +134,33 @@ def require_same_images(content: Mapping[str, Any], pool: Pool) -> None:
         f"the images are not those that the training was begun with: {', '.join(listed) or 'another order'}; give the "
         "same ones, or begin another training with -o"
     )
+
+
+def require_same_plans(content: Mapping[str, Any], plans: Mapping[str, Any]) -> None:
+    """Refuse to go on with plans of the same name and another content.
+
+    Raises:
+        UserError: they differ.
+    """
+    if checkpoint_format.as_plain(dict(plans)) != content["plans"]:
+        raise UserError(
+            f"the plans {content['provenance']['plans']} were changed since the training was begun: bring the former "
+            "ones back, or begin another training with -o"
+        )
+
+
+def require_same_table(content: Mapping[str, Any], table: LandmarkTable | None) -> None:
+    """Refuse to go on with another landmark table of the same kind: pairs are drawn from it.
+
+    Raises:
+        UserError: it was made again.
+    """
+    stored = content["provenance"].get("landmarks")
+    if stored and table is not None and stored.get("digest") not in (None, table.digest()):
+        raise UserError(
+            f"the landmark table {table.kind} was made again since the training was begun: bring the former one back, "
+            "or begin another training with -o"
+        )
 
 
 def leakage_notice(pool: Pool, transductive: bool, excluded_fold: str | None = None) -> str | None:

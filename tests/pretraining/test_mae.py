@@ -43,3 +43,14 @@ def test_holes_are_filled() -> None:
     assert torch.equal(found[..., 1], images[..., 1])
     with pytest.raises(UserError, match="3 fill values for 2"):
         fill_values((1.0, 2.0, 3.0), 2)
+
+
+def test_the_error_is_in_units_of_the_images() -> None:
+    """CT-normalised air lies ten deviations away; to predict the mean still costs about 1 (specification alice 4.4)."""
+    from nnunet_ext.losses.masked_reconstruction import masked_error
+
+    torch.manual_seed(0)
+    target = torch.randn(2, 2, 8, 8, 8) * torch.tensor([5.0, 0.5]).view(1, 2, 1, 1, 1)
+    hidden = torch.rand(2, 1, 8, 8, 8) < 0.75
+    assert float(masked_error(torch.zeros_like(target), target, hidden, scale=(5.0, 0.5))) == pytest.approx(1, abs=0.1)
+    assert float(masked_error(torch.zeros_like(target), target, hidden)) > 10

@@ -137,6 +137,13 @@ def test_excluded_cases(folders: support.Workspace, planned: Plans) -> None:
         pool(exclude=["case_9"])
 
 
+def test_copies_of_excluded_cases(images: Path) -> None:
+    """Under another name, in a folder of images without labels."""
+    found = pool(PLAIN, images, exclude=["case_1"], own_images=False)
+    assert [case.name.split(".")[1] for case in found.cases] == ["Case_00001"]
+    assert [reason for _, reason in found.left_out] == ["the same file as a case that is to be left out"]
+
+
 def test_the_raw_images_are_gone(folders: support.Workspace, planned: Plans, tmp_path: Path) -> None:
     planned("plain")
     other = folders.copy(tmp_path / "copy")

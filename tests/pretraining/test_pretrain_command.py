@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from nnunet_ext import cli
 from nnunet_ext.pretraining import checkpoint_format
+from nnunet_ext.pretraining.landmarks import LandmarkTable
 from nnunet_ext.pretraining.run_folder import FINAL, LATEST
 from nnunet_ext.pretraining.starting import leakage_notice, parse_option
 from nnunet_ext.trainers.variants import trainer_class
@@ -79,7 +81,20 @@ def test_alice_with_landmarks(data: support.Workspace, tmp_path: Path, capsys: p
     assert settings["settings"]["landmarks"] == "bodybox"
     assert settings["landmarks"]["acceptance"] > 0.5
     capsys.readouterr()
-    assert cli.main(["pretrain", "-d", "901", "--resume", "-o", str(tmp_path / "a"), "-device", "cpu", "-np", "1"]) == 0
+    resume = ["pretrain", "-d", "901", "--resume", "-o", str(tmp_path / "a"), "-device", "cpu", "-np", "1"]
+    path = next((data.preprocessed / "Dataset901_plain").glob("**/landmarks_bodybox.npz"))
+    table = LandmarkTable.load(path)
+    replace(table, points=table.points + 1).save(path)
+    assert cli.main(resume) == 1
+    assert "the landmark table bodybox was made again since" in capsys.readouterr().err
+    table.save(path)
+    plans_file = data.preprocessed / "Dataset901_plain" / "nnUNetPlans.json"
+    plans = plans_file.read_text()
+    plans_file.write_text(json.dumps({**json.loads(plans), "original_median_shape_after_transp": [1, 2, 3]}))
+    assert cli.main(resume) == 1
+    assert "the plans nnUNetPlans were changed since" in capsys.readouterr().err
+    plans_file.write_text(plans)
+    assert cli.main(resume) == 0
     assert "alice: PlainConvUNet" in capsys.readouterr().out
     line = json.loads((tmp_path / "a" / "log.jsonl").read_text().splitlines()[-1])
     assert {"cls", "patch", "reconstruction", "entropy_cls", "spread", "agreement", "learning_rate"} <= set(line)
@@ -108,7 +123,11 @@ def test_a_fold_left_out(data: support.Workspace, tmp_path: Path, capsys: pytest
         (["-tr", "UNETRPPTrainer"], "--patch 16 16 16: weights of UNETRPP depend on the patch"),
         (["-tr", "OSSNetTrainer"], "OSSNetLocal cannot be pre-trained"),
         (["--exclude-fold", "one"], "fold one: a fold is 0, 1, 2"),
-        (["--resume"], "--resume: there is no checkpoint_latest.pth"),
+        (["--exclude-fold", "all"], "--exclude-fold all: fold all validates on no case"),
+        (["--method", "alice", "--views", "overlap", "--shuffled"], "--shuffled is for pairs of two patients"),
+        (["--method", "alice", "--views", "overlap", "--anatomical-share", "1"], "--anatomical-share is for pairs of"),
+        (["--method", "alice", "--views", "overlap", "--alice", "fill=1"], "--alice fill, scale: they are"),
+        (["--resume"], "--resume: there is no checkpoint_latest.pth in .*; give -d, -p, -c, -tr and --method"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,3 +157,20 @@ def test_no_notice_without_folds(data: support.Workspace, planned: Plans, tmp_pa
     (other.preprocessed / "Dataset901_plain" / "splits_final.json").unlink()
     with other.environment():  # four cases, no splits: too few for nnU-Net's five folds
         assert leakage_notice(pool, False) is None
+
+
+def test_intensities(data: support.Workspace, planned: Plans) -> None:
+    """0 and 1 after z-scores; else those of the images."""
+    import numpy as np
+
+    from nnunet_ext.pretraining.assembling import Intensities, intensities_of
+    from nnunet_ext.pretraining.preparing import open_pool
+
+    pool = open_pool("901", "nnUNetPlans", "3d_fullres", progress=False)
+    assert intensities_of(pool) == Intensities((0.0,), (1.0,))
+    plans = json.loads(json.dumps(pool.plans))
+    plans["configurations"]["3d_fullres"]["normalization_schemes"] = ["CTNormalization"]
+    found = intensities_of(replace(pool, plans=plans))
+    voxels = np.concatenate([np.asarray(case.image()).ravel() for case in pool.cases])
+    assert found.mean == pytest.approx((voxels.mean(),), abs=1e-3)
+    assert found.deviation == pytest.approx((voxels.std(),), abs=1e-3)
