@@ -11,7 +11,7 @@ help:
 	@echo "make demo   install, then convert, plan, train, predict, evaluate, submit on bundled MRI data (minutes on two CPU cores)"
 	@echo "make test   install, then everything that CI checks"
 	@echo "make lint   install, then ruff and mypy"
-	@echo "make bench  install, then the side-by-side measurements of SSH-UNet, UNETR++, KD and OSS-Net"
+	@echo "make bench  install, then the side-by-side measurements of SSH-UNet, UNETR++, KD, OSS-Net and pre-training"
 
 install: $(STAMP)
 
@@ -39,3 +39,4 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/unetrpp.py
 	$(BIN)/python benchmarks/kd.py
 	$(BIN)/python benchmarks/ossnet.py
+	$(BIN)/python benchmarks/pretraining.py
