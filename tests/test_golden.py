@@ -15,7 +15,8 @@ import torch
 from golden_adapter import import_sshunet, import_unetrpp, reference_weights, run_fixture
 from torch import nn
 
-from nnunet_ext.architectures.unetrpp_plans import PRESETS, token_grids
+from nnunet_ext.architectures.grids import token_grids
+from nnunet_ext.architectures.unetrpp_plans import PRESETS
 from nnunet_ext.weights import ossnet, swinunet, unet2d, unetrpp
 from nnunet_ext.weights.ossnet_configuration import HEAD
 from nnunet_ext.weights.ossnet_configuration import Configuration as OSSNetConfiguration

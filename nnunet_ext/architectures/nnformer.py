@@ -23,9 +23,9 @@ from nnunet_ext.architectures.blocks.memory import conv_feature_map_units
 from nnunet_ext.architectures.blocks.patch_convolutions import channels_first
 from nnunet_ext.architectures.blocks.shifted_windows import ALIGNED
 from nnunet_ext.architectures.blocks.window_attention import WindowBlock, WindowOptions
+from nnunet_ext.architectures.grids import token_grids
 from nnunet_ext.architectures.nnformer_checks import check_arguments, check_patch_size
 from nnunet_ext.architectures.nnformer_parts import NNFormerDecoder, NNFormerEncoder
-from nnunet_ext.architectures.nnformer_plans import token_grids
 from nnunet_ext.losses.points import KDPoint, KDPoints
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from nnunet_ext.architectures.blocks.shifted_windows import INDEX_STYLES
-from nnunet_ext.architectures.nnformer_plans import EMBEDDING_STRIDES, total_stride
+from nnunet_ext.architectures.grids import total_stride
+from nnunet_ext.architectures.nnformer_plans import EMBEDDING_STRIDES
 
 
 def check_arguments(

@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from nnunet_ext.architectures.grids import total_stride
+
 NETWORK_CLASS = "nnunet_ext.architectures.nnformer.NNFormer"
 BASE_WIDTH = 48  # features of the tokens' first stage, Alice's; the original nnFormer has 192
 BLOCKS = (2, 2, 2, 2)
@@ -58,20 +60,6 @@ def lengths_of(strides: Sequence[Sequence[int]]) -> list[float]:
     starts = [next((i for i, stride in enumerate(strides) if stride[axis] > 1), 0) for axis in range(len(strides[0]))]
     earliest = min((start for start in starts if start), default=0)
     return [2.0 ** max(0, start - earliest) for start in starts]
-
-
-def total_stride(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """The product of the strides of each axis."""
-    return tuple(math.prod(axis) for axis in zip(*strides, strict=True))
-
-
-def token_grids(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-    """Grid of tokens of each stage but the first; the patch must be divisible by the strides."""
-    grids, grid = [], tuple(int(edge) for edge in patch_size)
-    for stride in strides[1:]:
-        grid = tuple(n // s for n, s in zip(grid, stride, strict=True))
-        grids.append(grid)
-    return grids
 
 
 def fitting_topology(

@@ -30,8 +30,8 @@ from nnunet_ext.architectures.blocks.patch_resampling import PatchEmbedding, Pat
 from nnunet_ext.architectures.blocks.precision import without_autocast
 from nnunet_ext.architectures.blocks.residual_block import ResidualBlock
 from nnunet_ext.architectures.blocks.transformer_block import BlockOptions, TransformerBlock
+from nnunet_ext.architectures.grids import token_grids
 from nnunet_ext.architectures.unetrpp_checks import check_arguments, check_patch_size, other_layout, other_patch
-from nnunet_ext.architectures.unetrpp_plans import token_grids
 from nnunet_ext.losses.points import KDPoint, KDPoints
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from nnunet_ext.architectures.blocks.paired_attention import FUSIONS, LAYOUTS, PROJECTIONS
-from nnunet_ext.architectures.unetrpp_plans import total_stride
+from nnunet_ext.architectures.grids import total_stride
 
 CHOICES = {"projections": PROJECTIONS, "fusion": FUSIONS, "sa_layout": LAYOUTS}
 NORMS = {

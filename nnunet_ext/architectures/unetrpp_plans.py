@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nnunet_ext.architectures.grids import token_grids, total_stride
+
 NETWORK_CLASS = "nnunet_ext.architectures.unetrpp.UNETRPP"
 BASE_WIDTH = 16
 N_STAGES = 5  # full resolution, and four of tokens
@@ -95,20 +97,6 @@ def unetrpp_strides(patch_size: Sequence[int], embedding: Sequence[int], *, exac
         strides.append([2 if half else 1 for half in halved])
         grid = [n / 2 if half else n for n, half in zip(grid, halved, strict=True)]
     return strides
-
-
-def total_stride(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """The product of the strides of each axis."""
-    return tuple(math.prod(axis) for axis in zip(*strides, strict=True))
-
-
-def token_grids(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-    """Grid of tokens of each stage but the first; the patch must be divisible by the strides."""
-    grids, grid = [], tuple(int(edge) for edge in patch_size)
-    for stride in strides[1:]:
-        grid = tuple(n // s for n, s in zip(grid, stride, strict=True))
-        grids.append(grid)
-    return grids
 
 
 def heads_for(width: int) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from nnunet_ext.architectures.nnformer_plans import BASE_WIDTH, fitting_topology, nnformer_architecture, total_stride
+from nnunet_ext.architectures.grids import total_stride
+from nnunet_ext.architectures.nnformer_plans import BASE_WIDTH, fitting_topology, nnformer_architecture
 from nnunet_ext.planners.base import BasePlanner, Topology
 from nnunet_ext.planners.variants import variant_attribute
 

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nnunet_ext.architectures.grids import total_stride
 from nnunet_ext.architectures.unetrpp_plans import (
     BASE_WIDTH,
     PRESETS,
     fitting_topology,
     preset_architecture,
-    total_stride,
     unetrpp_architecture,
 )
 from nnunet_ext.planners.base import BasePlanner, Choice, Topology

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from nnunet_ext.architectures.blocks.shifted_windows import LEGACY
 from nnunet_ext.architectures.blocks.window_attention import WindowBlock
-from nnunet_ext.architectures.nnformer_plans import token_grids
+from nnunet_ext.architectures.grids import token_grids
 from nnunet_ext.weights.nnformer import POSITIONS
 from nnunet_ext.weights.nnformer_tables import TABLE
 from nnunet_ext.weights.transfer import build_network

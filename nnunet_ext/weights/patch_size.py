@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
+from nnunet_ext.architectures.grids import token_grids
 from nnunet_ext.architectures.unetrpp import UNETRPP
 from nnunet_ext.architectures.unetrpp_checks import check_patch_size
-from nnunet_ext.architectures.unetrpp_plans import token_grids
 
 _STAGE = re.compile(r"(encoder|decoder)\.stages\.(\d+)\.\d+\.(?:attention\.)?([\w.]+)")
 _PROJECTIONS = ("key_projection.weight", "value_projection.weight")

@@ -10,13 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from nnunet_ext.architectures.unetrpp_plans import (
-    PRESETS,
-    Preset,
-    token_grids,
-    total_stride,
-    unetrpp_architecture,
-)
+from nnunet_ext.architectures.grids import token_grids, total_stride
+from nnunet_ext.architectures.unetrpp_plans import PRESETS, Preset, unetrpp_architecture
 from nnunet_ext.errors import UserError
 from nnunet_ext.weights.loading import CheckpointError, shorten
 from nnunet_ext.weights.recognise import looks_like

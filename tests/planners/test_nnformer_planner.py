@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
+from nnunet_ext.architectures.grids import total_stride
 from nnunet_ext.architectures.nnformer_plans import (
     ALICE_PATCH,
     NETWORK_CLASS,
@@ -16,7 +17,6 @@ from nnunet_ext.architectures.nnformer_plans import (
     lengths_of,
     nnformer_architecture,
     nnformer_strides,
-    total_stride,
     translated_architecture,
 )
 from nnunet_ext.planners.nnformer import NNFormerPlanner

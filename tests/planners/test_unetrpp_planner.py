@@ -12,6 +12,7 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnunet_ext.architectures import unetrpp_plans
+from nnunet_ext.architectures.grids import token_grids, total_stride
 from nnunet_ext.architectures.unetrpp_plans import (
     MAX_PATCH_PARAMETERS,
     MAX_TOKENS,
@@ -19,8 +20,6 @@ from nnunet_ext.architectures.unetrpp_plans import (
     embedding_stride,
     fitting_topology,
     patch_parameters,
-    token_grids,
-    total_stride,
     unetrpp_strides,
 )
 from nnunet_ext.planners.unetrpp import MOST_COST, MOST_STRIDE, UNETRPPPlanner

@@ -163,7 +163,7 @@ def test_intensities(data: support.Workspace, planned: Plans) -> None:
     """0 and 1 after z-scores; else those of the images."""
     import numpy as np
 
-    from nnunet_ext.pretraining.assembling import Intensities, intensities_of
+    from nnunet_ext.pretraining.intensities import Intensities, intensities_of
     from nnunet_ext.pretraining.preparing import open_pool
 
     pool = open_pool("901", "nnUNetPlans", "3d_fullres", progress=False)

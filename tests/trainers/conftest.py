@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import support
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from tiny_plans import planned, workspace
 from torch.nn.parallel import DistributedDataParallel
 
-
-@pytest.fixture(scope="session")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> support.Workspace:
-    """Tiny data sets, made when first asked for."""
-    return support.Workspace(tmp_path_factory.mktemp("workspace"))
-
-
-@pytest.fixture(scope="session")
-def planned(workspace: support.Workspace) -> Callable[[str], dict[str, Any]]:
-    """Plans (nnU-Net's own, thin) of a kind of data, preprocessed for 3d_fullres."""
-    made: dict[str, dict[str, Any]] = {}
-
-    def plans_of(kind: str) -> dict[str, Any]:
-        if kind not in made:
-            made[kind] = workspace.plan(kind)
-            with workspace.environment():
-                workspace.preprocess(made[kind])
-        return made[kind]
-
-    return plans_of
+__all__ = ["planned", "workspace"]
 
 
 @pytest.fixture(autouse=True)

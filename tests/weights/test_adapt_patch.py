@@ -15,8 +15,9 @@ import torch
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from torch import Tensor
 
+from nnunet_ext.architectures.grids import token_grids
 from nnunet_ext.architectures.unetrpp import UNETRPP
-from nnunet_ext.architectures.unetrpp_plans import token_grids, unetrpp_architecture
+from nnunet_ext.architectures.unetrpp_plans import unetrpp_architecture
 from nnunet_ext.cli import main
 from nnunet_ext.planners.unetrpp import UNETRPPPlanner
 from nnunet_ext.trainers.variants import trainer_class

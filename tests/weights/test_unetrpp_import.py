@@ -12,7 +12,8 @@ import torch
 from golden_adapter import import_unetrpp, reference_weights
 from published_unetrpp import CHANNELS, CLASSES, SMALL, State, published_network, small_state
 
-from nnunet_ext.architectures.unetrpp_plans import PRESETS, token_grids
+from nnunet_ext.architectures.grids import token_grids
+from nnunet_ext.architectures.unetrpp_plans import PRESETS
 from nnunet_ext.errors import UserError
 from nnunet_ext.weights.loading import CheckpointError
 from nnunet_ext.weights.unetrpp import build_network, canonical_state, key_map, load_weights
