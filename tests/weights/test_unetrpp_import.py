@@ -149,7 +149,7 @@ def test_tokens_that_nobody_published() -> None:
     ("state", "message"),
     [
         ({"vit.patch_embedding.x": torch.zeros(1)}, "not a UNETR\\+\\+ checkpoint: .* found vit.*look like UNETR$"),
-        ({"model_down.layers.0.blocks.0.norm1.weight": torch.zeros(1)}, "names look like nnFormer$"),
+        ({"model_down.layers.0.blocks.0.norm1.weight": torch.zeros(1)}, "names look like nnFormer .import-weights nn"),
         ({"encoder.stages.0.0.convs.0.conv.weight": torch.zeros(1)}, "look like nnU-Net's own networks"),
         ({"conv_blocks_context.0.blocks.0.conv.weight": torch.zeros(1)}, "look like nnU-Net v1's own networks"),
         ({"a": torch.zeros(1)}, "found a$"),
