@@ -23,7 +23,7 @@ from typing import Any
 
 import few_label_report
 import measure
-from few_label_protocol import ARMS, CONFIGURATION, DATASET, NUMBER, PLANS, PROTOCOL, RECIPES, folds, parts
+from few_label_protocol import ARMS, CONFIGURATION, DATASET, NUMBER, PLANS, PROTOCOL, RECIPES, TRANSFERRED, folds, parts
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PROGRAMS = Path(sys.executable).parent
@@ -94,8 +94,8 @@ def prepare(work: Work) -> None:
     work.once("correspond", ["nnunet-ext", "correspond", *_place(), "--kind", "bodybox", "-np", "1", *reference])
 
 
-def pretrain(work: Work, method: str, seed: int) -> Path:
-    """Pre-train on all images but the test cases'; returns the file for -pretrained_weights."""
+def pretrain(work: Work, method: str, seed: int) -> None:
+    """Pre-train on all images but the test cases', and make the files for -pretrained_weights."""
     folder = work.folder / "weights" / f"{method}_{seed}"
     command = ["nnunet-ext", "pretrain", *_place(), "-tr", "UNetTrainer", "--method", method, "--seed", str(seed)]
     command += ["--steps", str(PROTOCOL.steps[method]), "--batch-size", str(PROTOCOL.batch), "-device", "cpu"]
@@ -104,21 +104,21 @@ def pretrain(work: Work, method: str, seed: int) -> Path:
         command += ["--views", "bodybox", "--alice", *PROTOCOL.alice]
     command += ["--resume"] if (folder / "checkpoint_latest.pth").is_file() else []
     work.once(f"pretrain_{method}_{seed}", command)
-    exported = folder / "exported.pth"
-    checkpoint = str(folder / "checkpoint_final.pth")
-    work.once(f"export_{method}_{seed}", ["nnunet-ext", "pretrain-export", checkpoint, "-o", str(exported)])
-    return exported
+    for arm, (wanted, what) in TRANSFERRED.items():
+        if wanted == method:
+            export = ["nnunet-ext", "pretrain-export", str(folder / "checkpoint_final.pth"), "--what", what]
+            work.once(f"export_{_short(arm)}_{seed}", [*export, "-o", str(_weights(work, arm, seed))])
 
 
 def fine_tune(work: Work, arm: str, fold: str, seed: int, recipe: str) -> dict[str, Any]:
     """Train and validate one fold by nnU-Net's own command."""
     epochs = PROTOCOL.longer if arm == "scratch, equal compute" else PROTOCOL.epochs
     trainer = f"{RECIPES[recipe]}_NoMirroring_Seed{seed}_{PROTOCOL.iterations}its_{epochs}epochs"
-    short = arm.replace(", ", "_").replace(" ", "_")
+    short = _short(arm)
     name, number = f"{short}_{recipe}_{fold.replace('/', '_')}", work.numbers[fold]
     command = ["nnUNetv2_train", str(NUMBER), CONFIGURATION, str(number), "-tr", trainer, "-p", PLANS, "-device", "cpu"]
-    if arm in METHODS:
-        command += ["-pretrained_weights", str(work.folder / "weights" / f"{arm}_{seed}" / "exported.pth")]
+    if arm in TRANSFERRED:
+        command += ["-pretrained_weights", str(_weights(work, arm, seed))]
     found = work.once(name, command, f"{short}_{recipe}")
     model = work.folder / "results" / f"{short}_{recipe}" / DATASET / f"{trainer}__{PLANS}__{CONFIGURATION}"
     summary = json.loads((model / f"fold_{number}" / "validation" / "summary.json").read_text())
@@ -135,9 +135,8 @@ def choose(work: Work, pool: ThreadPoolExecutor) -> dict[str, Any]:
     found = list(pool.map(lambda pair: fine_tune(work, pair[0], "choice", 0, pair[1]), asked))
     dice = {pair: few_label_report.mean_dice(result["dice"]) for pair, result in zip(asked, found, strict=True)}
     best = {arm: max(RECIPES, key=lambda recipe: dice[arm, recipe]) for arm in METHODS}
-    best |= dict.fromkeys(
-        ("scratch", "scratch, equal compute"), "plain"
-    )  # a tenth of the rate is for pre-trained weights
+    # From scratch a tenth of the rate makes no sense; the arm that was added had no choice made for it.
+    best |= dict.fromkeys((arm for arm in ARMS if arm not in METHODS), "plain")
     return {"dice": {f"{arm}, {recipe}": value for (arm, recipe), value in dice.items()}, "recipe": best}
 
 
@@ -158,6 +157,15 @@ def run(work: Work, parallel: int) -> dict[str, Any]:
         for seed in PROTOCOL.seeds
     }
     return {"choice": chosen, "pretraining_cpu_seconds": pretraining, "runs": runs}
+
+
+def _short(arm: str) -> str:
+    return arm.replace(", ", "_").replace(" ", "_")
+
+
+def _weights(work: Work, arm: str, seed: int) -> Path:
+    method, what = TRANSFERRED[arm]
+    return work.folder / "weights" / f"{method}_{seed}" / ("exported.pth" if what == "all" else f"{what}.pth")
 
 
 def _place() -> list[str]:

@@ -43,7 +43,9 @@ class Protocol:
 
 
 PROTOCOL = Protocol()
-ARMS = ("scratch", "scratch, equal compute", "mae", "alice")
+ARMS = ("scratch", "scratch, equal compute", "mae", "mae, encoder only", "alice")
+TRANSFERRED = {"mae": ("mae", "all"), "mae, encoder only": ("mae", "encoder"), "alice": ("alice", "all")}
+"""Method, and what of its network is taken over; "mae, encoder only" was added after the others had been tested."""
 RECIPES = {"plain": "UNetTrainer", "fine-tune": "UNetTrainer_FineTune"}
 
 

@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--patch", type=int, nargs=3, default=[64, 64, 64], help="voxels (default: 64 64 64)")
+    parser.add_argument("--patch", type=int, nargs=3, default=[48, 48, 48], help="voxels (default: 48 48 48)")
     parser.add_argument("--rounds", type=int, default=5, help="steps of each (default: 5)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="folder of the results")

@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--branch", choices=("student", "teacher"), help="which network; default: the teacher where there is one"
     )
     parser.add_argument(
-        "--what", choices=("all", "encoder"), default="all", help="encoder: leave the decoder random; default: all"
+        "--what",
+        choices=("all", "encoder"),
+        help="encoder: leave the decoder random; default: encoder after masked autoencoding, else all",
     )
     parser.add_argument(
         "--partial", action="store_true", help="write the file though less than 95%% of the encoder's parameters fit"
@@ -69,7 +71,8 @@ def _export(args: argparse.Namespace) -> int:
     from nnunet_ext.weights.saving import save_atomically
 
     source, target, notes = _source(args)
-    content, copied = exporting.export(source, target, what=args.what, partial=args.partial, seed=args.seed)
+    what = args.what or exporting.default_part(source)
+    content, copied = exporting.export(source, target, what=what, partial=args.partial, seed=args.seed)
     content["nnunet_ext"]["checkpoint_sha256"] = _digest(args.checkpoint)
     unchecked = args.output.with_name(f".{args.output.name}.{uuid.uuid4().hex[:8]}")
     try:

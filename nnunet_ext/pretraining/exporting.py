@@ -112,6 +112,16 @@ class Source:
     configuration: str | None = None
 
 
+def default_part(source: Source) -> str:
+    """What is worth taking over: "encoder" after masked autoencoding, else "all".
+
+    The last decoder stages of an autoencoder have learned intensities, and a segmentation has to unlearn them: measured
+    in benchmarks/few_label.py. Networks without a part called encoder are taken over whole.
+    """
+    apart = any(key.startswith("encoder.") for key in source.state)
+    return "encoder" if apart and source.facts.get("method") == "mae" else "all"
+
+
 def source_of(content: Mapping[str, Any], branch: str | None = None) -> Source:
     """The weights of a checkpoint of pre-training.
 

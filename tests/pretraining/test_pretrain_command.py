@@ -65,6 +65,14 @@ def test_stop_resume_export_and_fine_tune(
     load_pretrained_weights(trainer.network, str(exported))
     theirs = content["networks"]["student"]
     ours = trainer.network.state_dict()
+    encoder = {key: torch.equal(ours[key], value) for key, value in theirs.items() if key.startswith("encoder.")}
+    assert encoder
+    assert all(encoder.values())
+    assert not torch.equal(ours["decoder.stages.0.convs.0.conv.weight"], theirs["decoder.stages.0.convs.0.conv.weight"])
+    command = ["pretrain-export", str(folder / FINAL), "-o", str(exported), "--overwrite", "--what", "all"]
+    assert cli.main(command) == 0
+    load_pretrained_weights(trainer.network, str(exported))
+    ours = trainer.network.state_dict()
     assert all(torch.equal(ours[key], value) for key, value in theirs.items() if ".seg_layers." not in key)
 
 
