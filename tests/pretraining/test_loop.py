@@ -73,6 +73,20 @@ def test_ten_and_ten_steps_are_twenty(method: str, wishes: dict[str, Any], tmp_p
     assert (tmp_path / "pictures" / "step_0000020.png").stat().st_size > 1000
 
 
+def test_every_step_draws_its_own_dropout() -> None:
+    """Seeds that did not change from step to step would drop the same features throughout, and still resume exactly."""
+    trained, seeds = training(steps=4), list[int]()
+    real = trained.objective.losses
+
+    def noted(*arguments: Any) -> dict[str, torch.Tensor]:
+        seeds.append(torch.initial_seed())
+        return real(*arguments)
+
+    trained.objective.losses = noted  # type: ignore[method-assign, assignment]
+    trained.run(progress=False)
+    assert len(set(seeds)) == 4
+
+
 def test_two_processes_are_one_with_the_double_batch(tmp_path: Path) -> None:
     """Data, gradients, and for Alice the centres. Networks with batch norm are another matter: docs/alice.md."""
     common = {"batch_size": 4, "optimiser": "sgd", "learning_rate": 1e-2, "seed": 3}

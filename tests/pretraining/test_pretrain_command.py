@@ -13,6 +13,7 @@ import support
 import torch
 
 from nnunet_ext import cli
+from nnunet_ext.errors import UserError
 from nnunet_ext.pretraining import checkpoint_format
 from nnunet_ext.pretraining.landmarks import LandmarkTable
 from nnunet_ext.pretraining.run_folder import FINAL, LATEST
@@ -182,3 +183,17 @@ def test_intensities(data: support.Workspace, planned: Plans) -> None:
     voxels = np.concatenate([np.asarray(case.image()).ravel() for case in pool.cases])
     assert found.mean == pytest.approx((voxels.mean(),), abs=1e-3)
     assert found.deviation == pytest.approx((voxels.std(),), abs=1e-3)
+
+
+def test_other_plans_are_refused() -> None:
+    """A training goes on with its own plans and configuration, by name and by content."""
+    from nnunet_ext.pretraining.preparing import open_pool
+    from nnunet_ext.pretraining.starting import require_same_images, require_same_plans
+
+    pool = open_pool("901", "nnUNetPlans", "3d_fullres", progress=False)
+    content = {"provenance": {"plans": "otherPlans"}, "configuration": "3d_fullres", "plans": pool.plans, "cases": []}
+    with pytest.raises(UserError, match=r"has the plans otherPlans .*: give -p otherPlans -c 3d_fullres"):
+        require_same_images(content, pool)
+    require_same_plans(content, pool.plans)
+    with pytest.raises(UserError, match="the plans otherPlans were changed since the training was begun"):
+        require_same_plans(content, {**pool.plans, "transpose_forward": [2, 1, 0]})
